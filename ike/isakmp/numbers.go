@@ -21,6 +21,7 @@ const (
 	PayloadNotify      PayloadType = 11
 	PayloadDelete      PayloadType = 12
 	PayloadVendorID    PayloadType = 13
+	PayloadAttributes  PayloadType = 14 // ISAKMP-Config, draft-ietf-ipsec-isakmp-mode-cfg
 	PayloadNATD        PayloadType = 20
 	PayloadNATOA       PayloadType = 21
 	PayloadNATDDraft   PayloadType = 130 // draft-ietf-ipsec-nat-t-ike-02 and -03
@@ -69,6 +70,12 @@ const (
 	AttrHash          = 2
 	AttrAuthMethod    = 3
 	AttrGroup         = 4
+	AttrGroupType     = 5
+	AttrGroupPrime    = 6
+	AttrGroupGenOne   = 7
+	AttrGroupGenTwo   = 8
+	AttrGroupCurveA   = 9
+	AttrGroupCurveB   = 10
 	AttrLifeType      = 11
 	AttrLifeDuration  = 12
 	AttrPRF           = 13
@@ -114,25 +121,28 @@ const (
 
 // Attributes of an IPsec SA (RFC 2407 section 4.5, RFC 4304) and their values.
 const (
-	AttrSALifeType      = 1
-	AttrSALifeDuration  = 2
-	AttrSAGroup         = 3
-	AttrEncapsulation   = 4
-	AttrAuthAlgorithm   = 5
-	AttrSAKeyLength     = 6
-	AttrSAKeyRounds     = 7
-	AttrESN             = 11 // 1: 64-bit sequence numbers
-	EncapTunnel         = 1
-	EncapTransport      = 2
-	EncapUDPTunnel      = 3 // RFC 3947 section 5.1
-	EncapUDPTransport   = 4
-	EncapUDPTunnel02    = 61443 // the -02 and -03 drafts
-	EncapUDPTransport02 = 61444
-	AuthHMACMD5         = 1
-	AuthHMACSHA1        = 2
-	AuthHMACSHA256      = 5
-	AuthHMACSHA384      = 6
-	AuthHMACSHA512      = 7
+	AttrSALifeType       = 1
+	AttrSALifeDuration   = 2
+	AttrSAGroup          = 3
+	AttrEncapsulation    = 4
+	AttrAuthAlgorithm    = 5
+	AttrSAKeyLength      = 6
+	AttrSAKeyRounds      = 7
+	AttrCompressDictSize = 8
+	AttrCompressPrivate  = 9
+	AttrECNTunnel        = 10 // RFC 3168 section 9.2.1.2
+	AttrESN              = 11 // 1: 64-bit sequence numbers
+	EncapTunnel          = 1
+	EncapTransport       = 2
+	EncapUDPTunnel       = 3 // RFC 3947 section 5.1
+	EncapUDPTransport    = 4
+	EncapUDPTunnel02     = 61443 // the -02 and -03 drafts
+	EncapUDPTransport02  = 61444
+	AuthHMACMD5          = 1
+	AuthHMACSHA1         = 2
+	AuthHMACSHA256       = 5
+	AuthHMACSHA384       = 6
+	AuthHMACSHA512       = 7
 )
 
 // IDType is the type of an identification (RFC 2407 section 4.6.2.1).
@@ -159,32 +169,40 @@ type NotifyType uint16
 
 // The notification types.
 const (
-	InvalidPayloadType     NotifyType = 1
-	DOINotSupported        NotifyType = 2
-	SituationNotSupported  NotifyType = 3
-	InvalidCookie          NotifyType = 4
-	InvalidMajorVersion    NotifyType = 5
-	InvalidMinorVersion    NotifyType = 6
-	InvalidExchangeType    NotifyType = 7
-	InvalidFlags           NotifyType = 8
-	InvalidMessageID       NotifyType = 9
-	InvalidProtocolID      NotifyType = 10
-	InvalidSPI             NotifyType = 11
-	InvalidTransformID     NotifyType = 12
-	AttributesNotSupported NotifyType = 13
-	NoProposalChosen       NotifyType = 14
-	BadProposalSyntax      NotifyType = 15
-	PayloadMalformed       NotifyType = 16
-	InvalidKeyInformation  NotifyType = 17
-	InvalidIDInformation   NotifyType = 18
-	InvalidHashInformation NotifyType = 23
-	AuthenticationFailed   NotifyType = 24
-	AddressNotification    NotifyType = 26
-	UnequalPayloadLengths  NotifyType = 30
-	Connected              NotifyType = 16384
-	ResponderLifetime      NotifyType = 24576
-	ReplayStatus           NotifyType = 24577
-	InitialContact         NotifyType = 24578
-	RUThere                NotifyType = 36136
-	RUThereAck             NotifyType = 36137
+	InvalidPayloadType      NotifyType = 1
+	DOINotSupported         NotifyType = 2
+	SituationNotSupported   NotifyType = 3
+	InvalidCookie           NotifyType = 4
+	InvalidMajorVersion     NotifyType = 5
+	InvalidMinorVersion     NotifyType = 6
+	InvalidExchangeType     NotifyType = 7
+	InvalidFlags            NotifyType = 8
+	InvalidMessageID        NotifyType = 9
+	InvalidProtocolID       NotifyType = 10
+	InvalidSPI              NotifyType = 11
+	InvalidTransformID      NotifyType = 12
+	AttributesNotSupported  NotifyType = 13
+	NoProposalChosen        NotifyType = 14
+	BadProposalSyntax       NotifyType = 15
+	PayloadMalformed        NotifyType = 16
+	InvalidKeyInformation   NotifyType = 17
+	InvalidIDInformation    NotifyType = 18
+	InvalidCertEncoding     NotifyType = 19
+	InvalidCertificate      NotifyType = 20
+	CertTypeUnsupported     NotifyType = 21
+	InvalidCertAuthority    NotifyType = 22
+	InvalidHashInformation  NotifyType = 23
+	AuthenticationFailed    NotifyType = 24
+	InvalidSignature        NotifyType = 25
+	AddressNotification     NotifyType = 26
+	NotifySALifetime        NotifyType = 27
+	CertificateUnavailable  NotifyType = 28
+	UnsupportedExchangeType NotifyType = 29
+	UnequalPayloadLengths   NotifyType = 30
+	Connected               NotifyType = 16384
+	ResponderLifetime       NotifyType = 24576
+	ReplayStatus            NotifyType = 24577
+	InitialContact          NotifyType = 24578
+	RUThere                 NotifyType = 36136
+	RUThereAck              NotifyType = 36137
 )
