@@ -121,6 +121,9 @@ func TestKeepAway(t *testing.T) {
 		}
 	}
 	checkRest("after the sweep")
+	if got := cpusOf(t, pinned(t, last[0])); !slices.Equal(got, last) {
+		t.Errorf("a worker that starts after the sweep runs on %v, want %v", got, last)
+	}
 	// A thread that a swept one starts inherits its CPUs.
 	young := make(chan unix.CPUSet)
 	go func() {

@@ -236,3 +236,29 @@ func TestScalarRejection(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a peer sends makes a secret of the right length or ErrPublic.
+func FuzzPeer(f *testing.F) {
+	keys := map[Group]*PrivateKey{}
+	for _, g := range []Group{MODP1024, ECP256, ECP384, ECP521, Curve25519} {
+		x := bytes.Repeat([]byte{1}, g.SharedLen())
+		if g == MODP1024 {
+			x = x[:25]
+		}
+		keys[g] = key(f, g, x)
+		f.Add(uint16(g), keys[g].public)
+		f.Add(uint16(g), make([]byte, g.PublicLen()))
+		f.Add(uint16(g), bytes.Repeat([]byte{0xff}, g.PublicLen()))
+	}
+	f.Fuzz(func(t *testing.T, number uint16, peer []byte) {
+		g := Group(number)
+		k, ok := keys[g]
+		if !ok || peer == nil {
+			return
+		}
+		secret, err := shared(g, k, peer)
+		if err != nil && !errors.Is(err, ErrPublic) || err == nil && len(secret) != g.SharedLen() {
+			t.Errorf("%s: %x answers %d bytes, %v", g, peer, len(secret), err)
+		}
+	})
+}
