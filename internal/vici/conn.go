@@ -81,6 +81,14 @@ func (c *conn) work(ctx context.Context, requests <-chan packet) {
 		if ctx.Err() != nil {
 			return
 		}
+		if e := c.server.events[p.name]; e != nil && p.kind == eventRegister {
+			if !e.add(c) {
+				c.abandon()
+				return
+			}
+			c.registered[p.name] = struct{}{}
+			continue
+		}
 		kind, m := c.answer(ctx, p)
 		frame, err := encodePacket(kind, "", m)
 		clear(p.body)
@@ -94,23 +102,18 @@ func (c *conn) work(ctx context.Context, requests <-chan packet) {
 	}
 }
 
-// answer carries out one packet and returns the packet that answers it.
+// answer carries out one packet, other than the registration for a known
+// event, and returns the packet that answers it.
 func (c *conn) answer(ctx context.Context, p packet) (packetType, *Message) {
-	e := c.server.events[p.name]
 	switch p.kind {
 	case eventRegister:
-		if e == nil {
-			return eventUnknown, nil
-		}
-		c.registered[p.name] = struct{}{}
-		e.add(c)
-		return eventConfirm, nil
+		return eventUnknown, nil
 	case eventUnregister:
 		if _, ok := c.registered[p.name]; !ok {
 			return eventUnknown, nil
 		}
 		delete(c.registered, p.name)
-		e.remove(c)
+		c.server.events[p.name].remove(c)
 		return eventConfirm, nil
 	case cmdRequest:
 		return c.command(ctx, p)

@@ -202,11 +202,19 @@ func (s *Server) Broadcast(name string, m *Message) {
 	}
 }
 
-func (e *subscribers) add(c *conn) {
+// add registers the connection and confirms it in one step: no event comes
+// before the confirmation, and none that happens after it is missed. It
+// reports whether there was room for the confirmation.
+func (e *subscribers) add(c *conn) bool {
+	frame, err := encodePacket(eventConfirm, "", nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err != nil || !c.out.push(frame, false) {
+		return false
+	}
 	e.conns[c] = struct{}{}
 	e.count.Store(int32(len(e.conns)))
+	return true
 }
 
 func (e *subscribers) remove(c *conn) {
