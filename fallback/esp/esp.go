@@ -50,16 +50,21 @@ type Packet struct {
 	// TOS is the outer header's TOS or traffic class, DSCP and ECN: set by
 	// Seal for whoever sends, and given to Open by whoever received.
 	TOS uint8
-	// DF is the outer IPv4 header's: set by Seal.
+	// DF is the outer IPv4 header's: set by Seal, and given to Open in
+	// transport mode, whose inner header takes it over.
 	DF bool
-	// TTL is the outer header's, given to Open in transport mode, whose inner
-	// header takes it over; 0 stands for 64.
+	// TTL is likewise given to Open in transport mode; 0 stands for 64.
 	TTL uint8
 	// Seq is the sequence number in full, set by Seal and by Open.
 	Seq uint64
 	// Err is nil, or one of the package's errors, and the packet then goes
 	// nowhere; its bytes are undefined.
 	Err error
+}
+
+// valid reports whether Off and Len lie in Buf.
+func (p *Packet) valid() bool {
+	return p.Off >= 0 && p.Len >= 0 && p.Off <= len(p.Buf) && p.Len <= len(p.Buf)-p.Off
 }
 
 // Bytes returns the packet without the room around it.
