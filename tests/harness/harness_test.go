@@ -42,8 +42,11 @@ func TestStrongSwan(t *testing.T) {
 	check(t, a.Initiate("gcm"))
 	check(t, b.Initiate("cbc"))
 
-	gcm, err := a.Child("gcm")
-	check(t, err)
+	var gcm ChildSA
+	check(t, Poll(5*time.Second, func() (err error) {
+		gcm, err = a.Child("gcm")
+		return err
+	}))
 	if want := "ESP:AES_GCM_16-128/MODP_2048"; gcm.Suite() != want || !gcm.Encap {
 		t.Errorf("suite %s encapsulated %v, want %s encapsulated", gcm.Suite(), gcm.Encap, want)
 	}

@@ -41,11 +41,8 @@ func (n *Net) SitesBehindNAT(lans int) (a, b *Host, r *NAT, err error) {
 		func() error { return a.AddRoute("default via 192.168.7.1") },
 		func() error { return r.Sysctl("ipv4/ip_forward", "1") },
 		func() error { return r.Remap(20000, 29999) },
-	}
-	for i := range lans {
-		steps = append(steps,
-			func() error { return a.AddAddr("lo", lan4(1, i).String()) },
-			func() error { return b.AddAddr("lo", lan4(2, i).String()) })
+		func() error { return a.addLANs(1, lans) },
+		func() error { return b.addLANs(2, lans) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

@@ -5,7 +5,6 @@ package harness
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -237,7 +236,7 @@ const (
 
 // Sites adds hosts "a" and "b", joined by one link, with lans networks behind
 // each: host a has 10.1.N.1 and fd01:N::1, host b 10.2.N.1 and fd02:N::1, for
-// N from 0.
+// N from 0 to 255.
 func (n *Net) Sites(lans int) (a, b *Host, err error) {
 	if a, err = n.AddHost("a"); err != nil {
 		return nil, nil, err
@@ -248,24 +247,28 @@ func (n *Net) Sites(lans int) (a, b *Host, err error) {
 	if err := n.Link(a, []string{AddrA + "/24", AddrA6 + "/64"}, b, []string{AddrB + "/24", AddrB6 + "/64"}); err != nil {
 		return nil, nil, err
 	}
-	for i := range lans {
-		for side, h := range []*Host{a, b} {
-			for _, addr := range []netip.Prefix{lan4(side+1, i), lan6(side+1, i)} {
-				if err := h.AddAddr("lo", addr.String()); err != nil {
-					return nil, nil, err
-				}
-			}
+	for site, h := range []*Host{a, b} {
+		if err := h.addLANs(site+1, lans); err != nil {
+			return nil, nil, err
 		}
 	}
 	return a, b, nil
 }
 
-func lan4(site, i int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(site), byte(i), 1}), 24)
-}
-
-func lan6(site, i int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: byte(site), 2: byte(i >> 8), 3: byte(i), 15: 1}), 64)
+// addLANs gives the host's loopback device its address in each network of a
+// site.
+func (h *Host) addLANs(site, lans int) error {
+	var batch strings.Builder
+	for i := range lans {
+		fmt.Fprintf(&batch, "addr add 10.%d.%d.1/24 dev lo\n", site, i)
+		fmt.Fprintf(&batch, "addr add fd%02x:%x::1/64 dev lo nodad\n", site, i)
+	}
+	cmd := exec.Command("ip", "-n", h.ns, "-batch", "-")
+	cmd.Stdin = strings.NewReader(batch.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("add networks to %s: %w: %s", h.name, err, out)
+	}
+	return nil
 }
 
 // ip runs ip(8).

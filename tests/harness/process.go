@@ -154,9 +154,17 @@ func (l LogFile) Since(m Mark) string {
 	return string(b[m:])
 }
 
-// Tail returns the last lines.
+// dumped are lines of charon's log that hold bytes.
+var dumped = regexp.MustCompile(`^\S+ +\d+\[[A-Z]+\] (?: *\d+: [0-9A-F]{2} .*|.* => \d+ bytes @ .*)$`)
+
+// Tail returns the last lines, without dumps of bytes.
 func (l LogFile) Tail(lines int) string {
-	all := strings.Split(strings.TrimRight(l.Since(0), "\n"), "\n")
+	var all []string
+	for line := range strings.Lines(l.Since(0)) {
+		if line = strings.TrimRight(line, "\n"); !dumped.MatchString(line) {
+			all = append(all, line)
+		}
+	}
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 

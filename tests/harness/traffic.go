@@ -3,92 +3,25 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-// Ping is a run of ping(8).
-type Ping struct {
-	Source, Dest string
-	Count        int
-	Interval     time.Duration // 10 ms by default
-	Size         int           // of the ICMP payload in bytes; 0 for ping's own 56
-}
-
-// PingResult is what ping counted.
-type PingResult struct {
-	Sent, Received, Duplicates int
-	RTT                        time.Duration // the average
-}
-
-// Lost is the number of requests without an answer.
-func (r PingResult) Lost() int { return r.Sent - r.Received }
-
-func (r PingResult) String() string {
-	return fmt.Sprintf("%d sent, %d lost, %v on average", r.Sent, r.Lost(), r.RTT)
-}
-
-var (
-	pingCounts = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received(?:, \+(\d+) duplicates)?`)
-	pingRTT    = regexp.MustCompile(`rtt min/avg/max/mdev = [\d.]+/([\d.]+)/`)
-)
-
-// Ping pings and returns the counts; lost packets are not an error.
-func (h *Host) Ping(p Ping) (PingResult, error) {
-	return h.StartPing(p)()
-}
-
-// StartPing begins to ping; the function it returns waits for the end.
-func (h *Host) StartPing(p Ping) func() (PingResult, error) {
-	if p.Interval == 0 {
-		p.Interval = 10 * time.Millisecond
-	}
-	args := []string{"-n", "-q", "-W", "1", "-c", strconv.Itoa(p.Count),
-		"-i", strconv.FormatFloat(p.Interval.Seconds(), 'f', -1, 64)}
-	if p.Source != "" {
-		args = append(args, "-I", p.Source)
-	}
-	if p.Size > 0 {
-		args = append(args, "-s", strconv.Itoa(p.Size))
-	}
-	return background(func(ctx context.Context) (r PingResult, err error) {
-		out, err := h.Command(ctx, "ping", append(args, p.Dest)...).CombinedOutput()
-		m := pingCounts.FindStringSubmatch(string(out))
-		if m == nil {
-			return r, fmt.Errorf("ping %s from %s: %v: %s", p.Dest, h.name, err, bytes.TrimSpace(out))
-		}
-		r.Sent, _ = strconv.Atoi(m[1])
-		r.Received, _ = strconv.Atoi(m[2])
-		r.Duplicates, _ = strconv.Atoi(m[3])
-		if m := pingRTT.FindStringSubmatch(string(out)); m != nil {
-			ms, _ := strconv.ParseFloat(m[1], 64)
-			r.RTT = time.Duration(ms * float64(time.Millisecond)).Round(time.Microsecond)
-		}
-		return r, nil
-	}, time.Duration(p.Count)*p.Interval+20*time.Second)
-}
-
 // background runs f beside the caller; the function returned waits for it.
-func background[T any](f func(context.Context) (T, error), limit time.Duration) func() (T, error) {
+func background[T any](f func() (T, error)) func() (T, error) {
 	var (
 		value T
 		err   error
 		wg    sync.WaitGroup
 	)
-	wg.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
-		defer cancel()
-		value, err = f(ctx)
-	})
+	wg.Go(func() { value, err = f() })
 	return func() (T, error) {
 		wg.Wait()
 		return value, err

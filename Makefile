@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo    two sites, a real negotiation, real traffic (as root)
+# make test    every test that this machine can run (as root)
+#
+# Both install the Debian packages they need first; the rest is in "make help".
+
+GO ?= go
+FUZZTIME ?= 10s
+BENCH ?= .
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# A checkout that belongs to another user has no readable history, which is no
+# reason not to build.
+export GOFLAGS ?= -buildvcs=false
+
+# What needs namespaces, peers and time is below tests/.
+packages = $$($(GO) list ./... | grep -v /tests/)
+systems = $$($(GO) list ./... | grep /tests/)
+
+.PHONY: build
+build: ## build bin/quicksand
+	$(GO) build -trimpath -o bin/quicksand ./cmd/quicksand
+
+.PHONY: help
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages that tests and demo need
+	@tests/setup.sh
+
+.PHONY: demo
+demo: setup build ## two sites in namespaces, then strongSwan as the peer
+	$(GO) build -o bin/demo ./tests/demo
+	@exec bin/demo
+
+.PHONY: test
+test: setup build check ## run every test
+	$(GO) test -race $(packages)
+	$(GO) test -count=1 -timeout 20m $(systems)
+
+.PHONY: check
+check: ## gofmt and go vet
+	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt-clean:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+
+.PHONY: interop
+interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
+	$(GO) test -count=1 -timeout 20m -v $(ARGS) ./tests/interop
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME
+	@for package in $(packages); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks whose names match BENCH
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(packages)
+
+.PHONY: generate
+generate: ## make the generated files again
+	$(GO) generate ./...
+
+.PHONY: lint
+lint: check ## and staticcheck
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
