@@ -97,11 +97,12 @@ type Done struct {
 // Log is one line for the operator. Conn and IKE tell whose it is; Command is
 // the command it came from, or 0.
 type Log struct {
-	Level slog.Level
-	Text  string
-	Conn  string
-	IKE   uint32
-	Attrs []slog.Attr
+	Level   slog.Level
+	Text    string
+	Conn    string
+	IKE     uint32
+	Command uint64
+	Attrs   []slog.Attr
 }
 
 // IKEUpdown and ChildUpdown tell of IKE SAs and children that came up or went

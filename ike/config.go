@@ -28,16 +28,15 @@ type Connection struct {
 	Proposals               sa.IKEProposal
 	LocalID, RemoteID       Identity // the zero Identity: the endpoint's address, or any peer
 
-	Encap          bool          // force UDP encapsulation
-	DPDDelay       time.Duration // 0: no dead peer detection
-	DPDTimeout     time.Duration // 0: by the retransmission schedule
-	RekeyTime      time.Duration // both make a new IKE SA by Main Mode and
-	ReauthTime     time.Duration // its children pass to it
-	OverTime       time.Duration // after RekeyTime, when the IKE SA is given up
-	RandTime       time.Duration // a random time up to this is taken off RekeyTime
-	KeyingTries    int           // Main Mode attempts; 0: without end
-	Unique         Unique
-	InitialContact bool // IdentityPFS and InitialContact are of our own making
+	Encap       bool          // force UDP encapsulation
+	DPDDelay    time.Duration // 0: no dead peer detection
+	DPDTimeout  time.Duration // 0: by the retransmission schedule
+	RekeyTime   time.Duration // both make a new IKE SA by Main Mode and
+	ReauthTime  time.Duration // its children pass to it
+	OverTime    time.Duration // after RekeyTime, when the IKE SA is given up
+	RandTime    time.Duration // a random time up to this is taken off RekeyTime
+	KeyingTries int           // Main Mode attempts; 0: without end
+	Unique      Unique
 	// IdentityPFS deletes the IKE SA once a Quick Mode under it is done and
 	// makes a new one for the next (RFC 2409 section 8).
 	IdentityPFS bool
@@ -65,10 +64,10 @@ const (
 	UniqueNever                 // and not even INITIAL_CONTACT counts
 )
 
-// Action is what start_action, close_action and dpd_action ask for.
+// StartAction is what start_action, close_action and dpd_action ask for.
 type StartAction uint8
 
-// The actions. ActionClear is dpd_action's and close_action's default.
+// The actions. ActionNone is "clear" in dpd_action.
 const (
 	ActionNone StartAction = iota
 	ActionTrap
@@ -93,9 +92,6 @@ type Child struct {
 	StartAction       StartAction
 	CloseAction       StartAction
 	DPDAction         StartAction
-	// Narrow lets the responder take a part of its selectors that the peer
-	// proposes, and the initiator accept nothing else than it proposed.
-	Narrow bool
 	// Manual is set for a child with keys of its own and no IKE.
 	Manual *Manual
 }

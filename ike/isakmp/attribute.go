@@ -94,3 +94,22 @@ func (a Attribute) append(b []byte) []byte {
 	b = be.AppendUint16(b, uint16(len(a.Data)))
 	return append(b, a.Data...)
 }
+
+// ParseAttributes reads the attributes that fill b, such as the data of
+// RESPONDER-LIFETIME (RFC 2407 section 4.6.3.1).
+func ParseAttributes(b []byte) ([]Attribute, error) {
+	n, err := countAttributes(b)
+	if err != nil {
+		return nil, err
+	}
+	own, _ := readAttributes(make([]Attribute, 0, n), b)
+	return own, nil
+}
+
+// AppendAttributes appends the encoded attributes to b.
+func AppendAttributes(b []byte, attributes []Attribute) []byte {
+	for _, a := range attributes {
+		b = a.append(b)
+	}
+	return b
+}

@@ -1,0 +1,501 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"quicksand/ike/isakmp"
+	"quicksand/sa"
+)
+
+var (
+	errExpired    = errors.New("the SA expired")
+	errReplaced   = errors.New("another SA took its place")
+	errDeleted    = errors.New("the peer deleted the SA")
+	errDead       = errors.New("the peer is dead")
+	errTerminated = errors.New("terminated")
+)
+
+// A child SA lives so:
+//
+//	INSTALLING ──Quick Mode done──▶ INSTALLED ◀─────failed─────┐
+//	                                    │                      │
+//	                                    ├──due, or asked──▶ REKEYING
+//	                                    │                      │
+//	                                    └─a new pair is there──┴▶ REKEYED ──new pair used, or overlap over──▶ gone
+//
+// Only one pair of a child is ever INSTALLED or REKEYING at both ends; a
+// REKEYED one still receives what is under way.
+type child struct {
+	e         *Engine
+	s         *ikeSA // nil for an orphan
+	conn      string
+	cfg       *Child
+	localID   Identity
+	remoteID  Identity
+	pair      *sa.Pair
+	group     sa.Group
+	placement sa.Placement
+	state     ChildState
+	installed time.Time
+	rekeyed   bool
+	used      bool // the peer has sent over it
+
+	rekeyAt, expireAt, doom *timer
+	rekeying                *exchange
+	life                    sa.Lifetime
+}
+
+// How long a replaced pair stays: until the new one has been used and a little
+// more for what is still under way, or for a short overlap at most. The end
+// that did not begin the renegotiation leaves the deletion to the other for a
+// while.
+const (
+	overlap      = 20 * time.Second
+	overlapUsed  = 3 * time.Second
+	overlapExtra = 7 * time.Second
+	afterDelete  = time.Second
+	twins        = 5 * time.Second
+	maxReplaced  = 16
+)
+
+// installPair derives KEYMAT and has the pair installed.
+func installPair(x *exchange) error {
+	s, q := x.s, x.q
+	if !x.initiator {
+		q.nonce[1] = x.makeNonce()
+	}
+	t := q.agreement.transform
+	p := x.draft()
+	x.e.lastChild++
+	p.ID = x.e.lastChild
+	p.Suite = t.Suite
+	p.Reqid = x.e.reqid(reqidKey{q.conn.Name, q.cfg.Name, q.local, q.remote}, q.cfg.ReqID)
+	p.OriginalLocal, p.OriginalRemote = q.origLocal, q.origRemote
+	id := protocolIDs[t.Protocol]
+	keys := func(spi sa.SPI) sa.SA {
+		return saFromKeymat(t.Suite, spi, keymat(s.transform.Hash, s.skeyidD, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
+	}
+	p.In, p.Out = keys(q.spis[t.Protocol]), keys(q.agreement.peerSPI)
+	q.shared.Wipe()
+	p.Lifetime = x.lifetime()
+	c := &child{e: x.e, s: s, conn: q.conn.Name, cfg: q.cfg, localID: s.localID, remoteID: s.remoteID,
+		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, rekeyed: q.replaces != nil}
+	q.child = c
+	x.e.children[p.ID] = c
+	x.e.emit(Install{Pair: p, Token: x.await(func(v any) error {
+		r := v.(installResult)
+		if r.err != nil {
+			delete(x.e.children, p.ID)
+			q.child = nil
+			x.e.dropReqid(c)
+			p.Wipe()
+			return refuse(isakmp.NoProposalChosen, "install the pair: %v", r.err)
+		}
+		delete(q.spis, t.Protocol)
+		for other, spi := range q.spis {
+			x.e.emit(ReleaseSPI{Protocol: other, Local: s.local.Addr(), SPI: spi})
+		}
+		q.spis = nil
+		c.placement = r.placement
+		c.installed = x.e.now
+		return nil
+	})})
+	return nil
+}
+
+// lifetime settles when the pair is renegotiated and when it ends: by the
+// child's configuration, or earlier where the peer says so.
+func (x *exchange) lifetime() sa.Lifetime {
+	l, peer := x.q.cfg.Lifetime, x.q.agreement.life
+	e := x.e
+	var out sa.Lifetime
+	soft, hard := shorter(uint64(l.RekeyTime), uint64(l.LifeTime), uint64(peer.time()), e.random(uint64(l.RandTime)+1))
+	out.Soft.Time, out.Hard.Time = time.Duration(soft), time.Duration(hard)
+	out.Soft.Bytes, out.Hard.Bytes = shorter(l.RekeyBytes, l.LifeBytes, peer.kilobytes*1024, e.random(l.RandBytes+1))
+	out.Soft.Packets, out.Hard.Packets = shorter(l.RekeyPackets, l.LifePackets, 0, e.random(l.RandPackets+1))
+	return out
+}
+
+// shorter takes the peer's limit where that is the lower one, and keeps the
+// soft limit, less a random part, clearly below the hard one. 0 is no limit.
+func shorter(soft, hard, peer, random uint64) (uint64, uint64) {
+	if peer > 0 && (hard == 0 || peer < hard) {
+		hard = peer
+	}
+	if hard > 0 && (soft == 0 || soft >= hard) && peer == hard {
+		soft = hard - hard/10
+	}
+	if soft > 0 {
+		soft -= min(random, soft/2)
+	}
+	return soft, hard
+}
+
+// reqidKey is what shares a reqid: pairs of one child for the same traffic.
+type reqidKey struct {
+	conn, child   string
+	local, remote sa.Selector
+}
+
+type reqid struct {
+	id   uint32
+	uses int
+}
+
+func (e *Engine) reqid(k reqidKey, configured uint32) uint32 {
+	r := e.reqids[k]
+	if r == nil {
+		e.lastReqid++
+		r = &reqid{id: e.lastReqid}
+		e.reqids[k] = r
+	}
+	r.uses++
+	if configured != 0 {
+		return configured
+	}
+	return r.id
+}
+
+func (e *Engine) dropReqid(c *child) {
+	k := reqidKey{c.conn, c.cfg.Name, c.pair.LocalTS, c.pair.RemoteTS}
+	if r := e.reqids[k]; r != nil {
+		if r.uses--; r.uses <= 0 {
+			delete(e.reqids, k)
+		}
+	}
+}
+
+// Policy returns a child's policy between two endpoints, for its trap. It has
+// the reqid of the pairs that it will get, and keeps it.
+func (e *Engine) Policy(c *Connection, ch *Child, local, remote netip.AddrPort) sa.Policy {
+	l, r := ch.LocalTS.resolve(local.Addr()), ch.RemoteTS.resolve(remote.Addr())
+	return sa.Policy{
+		Conn: c.Name, Child: ch.Name, Mode: ch.Mode, Local: local, Remote: remote, LocalTS: l, RemoteTS: r,
+		Reqid: e.reqid(reqidKey{c.Name, ch.Name, l, r}, ch.ReqID),
+	}
+}
+
+// adopt puts the child under an IKE SA.
+func (c *child) adopt(s *ikeSA) {
+	c.s = s
+	s.children = append(s.children, c)
+}
+
+// live reports whether the pair is its child's current one.
+func (c *child) live() bool { return c.state == ChildInstalled || c.state == ChildRekeying }
+
+// twin returns the current child SA of the same child and traffic, or nil.
+func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
+	for _, c := range slices.Backward(s.children) {
+		if c.live() && c.cfg.Name == cfg.Name && c.pair.LocalTS == local && c.pair.RemoteTS == remote {
+			return c
+		}
+	}
+	return nil
+}
+
+// goLive sends traffic over the new pair and retires the one it replaces.
+//
+// Where both ends renegotiated at once there are two new pairs. Both ends then
+// keep the one with the lower SPI, so that they agree without a word.
+func (c *child) goLive(replaces *child) {
+	e := c.e
+	var rivals []*child
+	for _, o := range c.s.children {
+		if o != c && o.live() && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS && o.pair.RemoteTS == c.pair.RemoteTS {
+			rivals = append(rivals, o)
+		}
+	}
+	if replaces != nil && replaces.live() && !slices.Contains(rivals, replaces) {
+		rivals = append(rivals, replaces)
+	}
+	c.state = ChildInstalled
+	c.startTimers()
+	winner := c
+	for _, o := range rivals {
+		if o.rekeyed && c.rekeyed && c.installed.Sub(o.installed) < twins && o.rank() < winner.rank() {
+			winner = o
+		}
+	}
+	if winner == c {
+		e.emit(Activate{c.pair})
+	}
+	if replaces != nil {
+		e.emit(ChildRekeyed{IKE: c.s.info(), Old: replaces.info(), New: c.info()})
+	} else {
+		e.emit(ChildUpdown{Up: true, IKE: c.s.info(), Child: c.info()})
+	}
+	for _, o := range append(rivals, c) {
+		if o != winner {
+			o.retire(winner)
+		}
+	}
+	c.s.trimReplaced(c)
+}
+
+// rank orders pairs alike at both ends.
+func (c *child) rank() uint64 {
+	a, b := uint64(c.pair.In.SPI), uint64(c.pair.Out.SPI)
+	return min(a, b)<<32 | max(a, b)
+}
+
+// startTimers begins the pair's life.
+func (c *child) startTimers() {
+	if d := c.life.Soft.Time; d > 0 {
+		c.rekeyAt = c.e.after(d, c.rekey)
+	}
+	if d := c.life.Hard.Time; d > 0 {
+		c.expireAt = c.e.after(d, c.expire)
+	}
+}
+
+// rekey renegotiates the pair with a fresh Quick Mode, and with PFS a fresh
+// Diffie-Hellman.
+func (c *child) rekey() {
+	c.e.stop(c.rekeyAt)
+	c.rekeyAt = nil
+	if c.state != ChildInstalled {
+		return
+	}
+	if c.s == nil {
+		c.e.emit(Reconnect{Conn: c.conn, Child: c.cfg.Name})
+		c.retryRekey()
+		return
+	}
+	if !c.s.ready() {
+		c.retryRekey()
+		return
+	}
+	c.e.log(c.s, 0, slog.LevelInfo, fmt.Sprintf("renegotiating child %s{%d}", c.cfg.Name, c.pair.ID))
+	cfg := c.cfg
+	if conn := c.e.connection(c.conn); conn != nil && conn.Child(cfg.Name) != nil {
+		cfg = conn.Child(cfg.Name)
+	}
+	c.s.startQuick(cfg, 0, c)
+}
+
+// retryRekey has another attempt made while there is time.
+func (c *child) retryRekey() {
+	if c.rekeyAt == nil && c.state == ChildInstalled {
+		c.rekeyAt = c.e.after(30*time.Second-time.Duration(c.e.random(uint64(10*time.Second))), c.rekey)
+	}
+}
+
+// expire ends a pair whose time, bytes or packets are used up.
+func (c *child) expire() {
+	wanted := c.live()
+	if wanted {
+		c.e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} expired before it was renegotiated", c.cfg.Name, c.pair.ID))
+	}
+	c.remove(true)
+	if wanted {
+		c.again(c.cfg.StartAction)
+	}
+}
+
+// again does what an action asks for once a child is gone.
+func (c *child) again(a StartAction) {
+	switch a {
+	case ActionStart:
+		c.e.emit(Reconnect{Conn: c.conn, Child: c.cfg.Name})
+	case ActionTrap:
+		c.e.emit(Trap{Policy: c.pair.Policy})
+	}
+}
+
+// retire leaves a pair that another took the place of, for what is under way.
+func (c *child) retire(by *child) {
+	c.state = ChildSuperseded
+	if x := c.rekeying; x != nil && x.q.child != by {
+		c.rekeying = nil // it goes on and will find its rival
+	}
+	c.e.stop(c.rekeyAt)
+	c.rekeyAt = nil
+	d := overlap
+	if by.used {
+		d = overlapUsed
+	}
+	c.doomIn(d)
+}
+
+// doomIn deletes the pair after d and a random while, so that both ends do not
+// delete at the same moment.
+func (c *child) doomIn(d time.Duration) {
+	d += time.Duration(c.e.random(uint64(overlapExtra)))
+	c.e.stop(c.doom)
+	c.doom = c.e.after(d, func() {
+		if c.s != nil {
+			c.s.sendDelete(protocolIDs[c.pair.Suite.Protocol], c.pair.In.SPI)
+		}
+		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
+	})
+}
+
+// trimReplaced bounds the replaced pairs that one child's traffic may keep.
+func (s *ikeSA) trimReplaced(c *child) {
+	var old []*child
+	for _, o := range s.children {
+		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS && o.pair.RemoteTS == c.pair.RemoteTS {
+			old = append(old, o)
+		}
+	}
+	for ; len(old) > maxReplaced; old = old[1:] {
+		old[0].remove(true)
+	}
+}
+
+// firstUse is told when the peer first sends over the pair: it has switched,
+// so the pairs that this one replaced can go.
+func (c *child) firstUse() {
+	c.used = true
+	if c.s == nil {
+		return
+	}
+	for _, o := range c.s.children {
+		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.doom != nil && o.pair.ID < c.pair.ID &&
+			o.doom.at.Sub(c.e.now) > overlapUsed+overlapExtra {
+			o.doomIn(overlapUsed)
+		}
+	}
+}
+
+// deletedByPeer takes a pair out that the peer has deleted. Where the two ends
+// differ on which of two pairs is the current one, the other comes back.
+func (c *child) deletedByPeer() {
+	s := c.s
+	wasLive := c.live()
+	c.e.log(s, 0, slog.LevelInfo, fmt.Sprintf("peer deleted child %s{%d} %s_o", c.cfg.Name, c.pair.ID, c.pair.Out.SPI))
+	if !wasLive && c.state == ChildSuperseded {
+		c.e.stop(c.doom)
+		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
+		return
+	}
+	c.remove(false)
+	if !wasLive || s == nil {
+		return
+	}
+	for _, o := range slices.Backward(s.children) {
+		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS &&
+			o.pair.RemoteTS == c.pair.RemoteTS && o.doom != nil && o.rekeyed {
+			c.e.stop(o.doom)
+			o.doom = nil
+			o.state = ChildInstalled
+			c.e.emit(Activate{o.pair})
+			o.retryRekey()
+			return
+		}
+	}
+	c.again(c.cfg.CloseAction)
+}
+
+// moveTo follows the IKE SA to new endpoints.
+func (c *child) moveTo(local, remote netip.AddrPort) {
+	p := *c.pair
+	p.Local, p.Remote = local, remote
+	c.pair = &p
+	c.e.emit(Update{c.pair})
+}
+
+// remove takes the pair out, telling the peer where notify is set.
+func (c *child) remove(notify bool) {
+	if c.e.children[c.pair.ID] != c {
+		return
+	}
+	e, s := c.e, c.s
+	for _, t := range []*timer{c.rekeyAt, c.expireAt, c.doom} {
+		e.stop(t)
+	}
+	if notify && s != nil {
+		s.sendDelete(protocolIDs[c.pair.Suite.Protocol], c.pair.In.SPI)
+	}
+	e.emit(Remove{c.pair})
+	ike := IKEInfo{Conn: c.conn}
+	if s != nil {
+		ike = s.info()
+		s.children = slices.DeleteFunc(s.children, func(o *child) bool { return o == c })
+	} else {
+		e.orphans = slices.DeleteFunc(e.orphans, func(o *child) bool { return o == c })
+	}
+	delete(e.children, c.pair.ID)
+	e.dropReqid(c)
+	if c.live() {
+		e.log(s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} closed: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
+		e.emit(ChildUpdown{Up: false, IKE: ike, Child: c.info()})
+	}
+}
+
+// discard takes out a pair whose Quick Mode failed after it was installed.
+func (c *child) discard() {
+	delete(c.e.children, c.pair.ID)
+	c.e.dropReqid(c)
+	c.e.emit(Remove{c.pair})
+}
+
+// orphan lets the child live on without an IKE SA.
+func (c *child) orphan() {
+	c.s = nil
+	c.rekeying = nil
+	if c.state == ChildRekeying {
+		c.state = ChildInstalled
+		c.retryRekey()
+	}
+	c.e.orphans = append(c.e.orphans, c)
+}
+
+// adoptOrphans takes the children of an earlier IKE SA with the same ends.
+func (s *ikeSA) adoptOrphans() {
+	var left []*child
+	for _, c := range s.e.orphans {
+		if c.conn == s.conn.Name && c.localID == s.localID && c.remoteID == s.remoteID {
+			c.adopt(s)
+		} else {
+			left = append(left, c)
+		}
+	}
+	s.e.orphans = left
+}
+
+// idle ends an IKE SA that protects the identities of one Quick Mode only (RFC
+// 2409 section 8), a little later so that the last message can be repeated.
+func (s *ikeSA) idle() {
+	if !s.conn.IdentityPFS || !s.initiator || s.state != IKEEstablished || s.doom != nil {
+		return
+	}
+	s.doom = s.e.after(twins, func() {
+		s.doom = nil
+		if len(s.quick) > 0 || len(s.children) == 0 {
+			return
+		}
+		s.e.log(s, 0, slog.LevelInfo, "Quick Mode is done; deleting the IKE SA (identity_pfs)")
+		s.disown()
+		s.sendDelete(isakmp.ProtoISAKMP)
+		s.remove(errTerminated)
+	})
+}
+
+// disown makes the IKE SA's children orphans.
+func (s *ikeSA) disown() {
+	for _, c := range s.children {
+		c.orphan()
+	}
+	s.children = nil
+}
+
+func (c *child) info() ChildInfo {
+	i := ChildInfo{State: c.state, Pair: c.pair, Group: c.group, Placement: c.placement,
+		Installed: c.installed, Rekeyed: c.rekeyed}
+	if c.rekeyAt != nil {
+		i.Rekey = c.rekeyAt.at
+	}
+	if c.expireAt != nil {
+		i.Expire = c.expireAt.at
+	}
+	return i
+}

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ike
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"quicksand/ike/isakmp"
+	"quicksand/sa"
+)
+
+// receiveInformational takes an Informational exchange in (RFC 2409 section
+// 5.7). One in clear proves nothing and changes nothing; the operator gets to
+// read it.
+func (s *ikeSA) receiveInformational(m *message) {
+	e := s.e
+	if m.h.Flags&isakmp.Encrypted == 0 {
+		s.hintFrom(m)
+		return
+	}
+	if s.cipher == nil || s.main == nil {
+		e.reject(s, m, drop("ike.rx.out-of-order", "there are no keys yet"))
+		return
+	}
+	mid := m.h.MessageID
+	if x := s.quick[mid]; x != nil {
+		s.receiveInQuick(x, m)
+		return
+	}
+	if mid == 0 || s.mids.has(mid) {
+		e.reject(s, m, drop("ike.rx.replayed", "the message id is zero or was used before"))
+		return
+	}
+	last := s.lastIV
+	if last == nil {
+		last = s.main.iv
+	}
+	if err := m.decrypt(s.cipher, phase2IV(s.transform.Hash, last, mid)); err != nil {
+		e.reject(s, m, err)
+		return
+	}
+	if err := s.checkHash(m, [][]byte{be32(mid)}, true); err != nil {
+		e.reject(s, m, err)
+		return
+	}
+	s.mids.add(mid)
+	s.heard(m)
+	for _, p := range m.payloads {
+		if e.byID[s.id] == nil {
+			return
+		}
+		switch p.Type {
+		case isakmp.PayloadNotify:
+			n, err := isakmp.ParseNotification(p.Body)
+			if err != nil {
+				e.reject(s, m, drop("ike.rx.malformed", "%v", err))
+				continue
+			}
+			s.notified(n)
+		case isakmp.PayloadDelete:
+			d, err := isakmp.ParseDelete(p.Body)
+			if err != nil {
+				e.reject(s, m, drop("ike.rx.malformed", "%v", err))
+				continue
+			}
+			s.deleted(d)
+		}
+	}
+}
+
+// hintFrom keeps what a notification in clear says for the operator.
+func (s *ikeSA) hintFrom(m *message) {
+	s.e.count("ike.rx.unprotected")
+	if m.split(m.Data[isakmp.HeaderLen:]) != nil {
+		return
+	}
+	for _, b := range m.bodies(isakmp.PayloadNotify) {
+		n, err := isakmp.ParseNotification(b)
+		if err != nil {
+			continue
+		}
+		if s.main != nil && !s.main.over {
+			s.main.hint = n.Type.String()
+		}
+		s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("%s says %s, unprotected; going on", m.Remote, n.Type))
+	}
+}
+
+// receiveInQuick takes an Informational message with a Quick Mode's message
+// id: CONNECTED, whose IV peers chain or begin afresh.
+func (s *ikeSA) receiveInQuick(x *exchange, m *message) {
+	if x.repeated(m) {
+		return
+	}
+	for _, iv := range [][]byte{x.iv, phase2IV(s.transform.Hash, s.lastIV, x.mid)} {
+		if m.decrypt(s.cipher, iv) == nil && s.checkHash(m, [][]byte{be32(x.mid)}, true) == nil {
+			x.receive(m)
+			return
+		}
+	}
+	s.e.reject(s, m, drop("ike.rx.bad-hash", "HASH does not verify"))
+}
+
+// notified acts on a notification whose sender is proven.
+func (s *ikeSA) notified(n isakmp.Notification) {
+	e := s.e
+	switch n.Type {
+	case isakmp.RUThere:
+		s.answerDPD(n)
+		return
+	case isakmp.RUThereAck:
+		s.dpdAnswered(n)
+		return
+	case isakmp.InitialContact:
+		if s.state != IKEConnecting && s.conn.Unique != UniqueNever {
+			e.initialContact(s)
+		}
+		return
+	case isakmp.ResponderLifetime:
+		s.responderLifetimeSaid(n)
+		return
+	}
+	if n.Type >= 16384 {
+		e.log(s, 0, slog.LevelDebug, fmt.Sprintf("peer says %s", n.Type))
+		return
+	}
+	if s.state == IKEConnecting {
+		s.main.fail(fmt.Errorf("the peer refuses: %s", n.Type))
+		return
+	}
+	if x := s.refused(n); x != nil {
+		x.fail(fmt.Errorf("the peer refuses: %s", n.Type))
+		return
+	}
+	e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer says %s", n.Type))
+}
+
+// refused finds the Quick Mode that the peer refuses: the one with the SPI it
+// names, else the only one that waits for an answer.
+func (s *ikeSA) refused(n isakmp.Notification) *exchange {
+	var waits []*exchange
+	for _, x := range s.quick {
+		if !x.initiator || x.asked != 0 {
+			continue
+		}
+		waits = append(waits, x)
+		for _, spi := range x.q.spis {
+			if string(n.SPI) == string(be32(uint32(spi))) {
+				return x
+			}
+		}
+	}
+	if len(waits) == 1 {
+		return waits[0]
+	}
+	return nil
+}
+
+// deleted acts on the peer's Delete.
+func (s *ikeSA) deleted(d isakmp.Delete) {
+	for _, spi := range d.SPIs {
+		if d.Protocol == isakmp.ProtoISAKMP {
+			if string(spi) == string(s.cookies.i[:])+string(s.cookies.r[:]) {
+				s.deletedByPeer()
+				return
+			}
+			continue
+		}
+		proto, ok := protocolOf(d.Protocol)
+		if !ok || len(spi) != 4 {
+			continue
+		}
+		s.childDeleted(proto, sa.SPI(binary.BigEndian.Uint32(spi)))
+	}
+}
+
+func (s *ikeSA) childDeleted(proto sa.Protocol, spi sa.SPI) {
+	for _, c := range slices.Clone(s.children) {
+		if c.pair.Suite.Protocol == proto && c.pair.Out.SPI == spi {
+			c.deletedByPeer()
+			return
+		}
+	}
+	s.e.log(s, 0, slog.LevelDebug, fmt.Sprintf("peer deleted %s %s, which we do not have", proto, spi))
+}
+
+// deletedByPeer ends an IKE SA that the peer has deleted. Its children go to
+// another IKE SA with the same ends, live on where the peer protects its
+// identities, or go with it.
+func (s *ikeSA) deletedByPeer() {
+	s.e.log(s, 0, slog.LevelInfo, "peer deleted the IKE SA")
+	for _, o := range s.e.byID {
+		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() == s.remote.Addr() {
+			for _, c := range s.children {
+				c.adopt(o)
+			}
+			s.children = nil
+			break
+		}
+	}
+	if s.conn.IdentityPFS {
+		s.disown()
+	}
+	gone := slices.Clone(s.children)
+	for _, c := range gone {
+		c.remove(false)
+	}
+	s.remove(errDeleted)
+	for _, c := range gone {
+		if c.live() {
+			c.again(c.cfg.CloseAction)
+		}
+	}
+}
+
+// drop forgets an IKE SA and its children without a word to the peer.
+func (s *ikeSA) drop(err error) {
+	for _, c := range slices.Clone(s.children) {
+		c.remove(false)
+	}
+	s.remove(err)
+}
+
+// inform sends an Informational exchange, protected once there are keys that
+// the peer shares.
+func (s *ikeSA) inform(payload isakmp.Payload) []byte {
+	last := s.lastIV
+	if last == nil && s.main != nil && s.main.m != nil && s.cipher != nil {
+		last = s.main.iv
+	}
+	mid := s.newMID()
+	var data []byte
+	if last == nil {
+		data, _ = s.encode(isakmp.Informational, mid, 0, nil, []isakmp.Payload{payload})
+	} else {
+		data, _ = s.encode(isakmp.Informational, mid, 0, phase2IV(s.transform.Hash, last, mid),
+			s.withHash([][]byte{be32(mid)}, payload))
+	}
+	s.transmit(data)
+	return data
+}
+
+func (s *ikeSA) cookieBytes() []byte {
+	return append(append(make([]byte, 0, 16), s.cookies.i[:]...), s.cookies.r[:]...)
+}
+
+// sendDelete tells the peer that SAs of ours are gone: the IKE SA, or inbound
+// SAs by SPI (RFC 2408 section 3.15).
+func (s *ikeSA) sendDelete(p isakmp.ProtocolID, spis ...sa.SPI) {
+	if s.lastIV == nil {
+		return
+	}
+	d := isakmp.Delete{DOI: isakmp.DOIIPsec, Protocol: p, SPISize: 4}
+	for _, spi := range spis {
+		d.SPIs = append(d.SPIs, be32(uint32(spi)))
+	}
+	if p == isakmp.ProtoISAKMP {
+		d.SPISize, d.SPIs = 16, [][]byte{s.cookieBytes()}
+	}
+	s.inform(isakmp.Payload{Type: isakmp.PayloadDelete, Body: d.Append(nil)})
+}
+
+func (s *ikeSA) notify(n isakmp.Notification) []byte {
+	n.DOI = isakmp.DOIIPsec
+	return s.inform(isakmp.Payload{Type: isakmp.PayloadNotify, Body: n.Append(nil)})
+}
+
+// notifyRefusal tells the peer why an exchange ended.
+func (x *exchange) notifyRefusal(r *refusal) {
+	s := x.s
+	x.e.count("ike.tx.refusals")
+	if x.kind == isakmp.MainMode {
+		if s.cookies.r == (isakmp.Cookie{}) {
+			return
+		}
+		s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: r.notify})
+		return
+	}
+	n := isakmp.Notification{Protocol: isakmp.ProtoESP, Type: r.notify}
+	if len(x.q.offer.Proposals) > 0 {
+		p := x.q.offer.Proposals[0]
+		n.Protocol, n.SPI = p.Protocol, p.SPI
+	}
+	if x.initiator && x.q.agreement.peerSPI != 0 {
+		n.SPI = be32(uint32(x.q.agreement.peerSPI))
+	}
+	data := s.notify(n)
+	if !x.initiator {
+		s.keepAnswer(x, data)
+	}
+}
+
+// complainEvery bounds what garbage can make us send.
+const complainEvery = time.Second
+
+// complain answers a Quick Mode message that could not be read, now and then.
+func (s *ikeSA) complain(_ uint32, t isakmp.NotifyType) {
+	if s.e.now.Sub(s.dpdState.complained) < complainEvery {
+		return
+	}
+	s.dpdState.complained = s.e.now
+	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: t})
+}
+
+// notifyClear sends a notification in clear within Main Mode.
+func (s *ikeSA) notifyClear(t isakmp.NotifyType) {
+	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: t}
+	data, _ := s.encode(isakmp.Informational, s.newMID(), 0, nil, []isakmp.Payload{{Type: isakmp.PayloadNotify, Body: n.Append(nil)}})
+	s.transmit(data)
+}
+
+// notifyFirst refuses a first message, for which there is no IKE SA.
+func (e *Engine) notifyFirst(m *message, t isakmp.NotifyType) {
+	s := &ikeSA{e: e, cookies: cookies{i: m.h.Initiator}, local: m.Local, remote: m.Remote, natt: m.NATT}
+	s.notifyClear(t)
+}
+
+// dpdState is that of dead peer detection (RFC 3706).
+type dpdState struct {
+	sent, acked uint32 // sequence numbers of ours
+	peer        uint32 // the peer's last
+	tries       int
+	since       time.Time // of the first question without an answer
+	complained  time.Time
+}
+
+// scheduleDPD looks at the peer again when it has been silent for dpd_delay.
+func (s *ikeSA) scheduleDPD() {
+	if s.conn.DPDDelay <= 0 || !s.peer.dpd {
+		return
+	}
+	wait := s.conn.DPDDelay - s.e.now.Sub(s.lastHeard)
+	s.dpd = s.e.after(max(wait, 0), func() {
+		if s.e.now.Sub(s.lastHeard) < s.conn.DPDDelay {
+			s.scheduleDPD()
+			return
+		}
+		s.askDPD()
+	})
+}
+
+// askDPD sends R-U-THERE until an answer comes or the peer counts as dead: by
+// the retransmission schedule, or at dpd_timeout where that is set.
+func (s *ikeSA) askDPD() {
+	e, d := s.e, &s.dpdState
+	if d.tries > 0 && s.lastHeard.After(d.since) {
+		d.tries = 0
+		s.scheduleDPD()
+		return
+	}
+	if d.tries == 0 {
+		d.since = e.now
+		if d.sent == 0 {
+			d.sent = uint32(e.random(1 << 30))
+			d.acked = d.sent
+		}
+	}
+	timeout := s.conn.DPDTimeout
+	if timeout > 0 && d.tries > 0 && e.now.Sub(s.lastHeard) >= timeout || timeout == 0 && d.tries > e.opt.RetransmitTries {
+		s.dead()
+		return
+	}
+	d.sent++
+	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThere, Data: be32(d.sent)})
+	next := e.retransmitDelay(d.tries)
+	if timeout > 0 {
+		next = min(s.conn.DPDDelay, max(timeout-e.now.Sub(s.lastHeard), time.Millisecond))
+	}
+	d.tries++
+	s.dpd = e.after(next, s.askDPD)
+}
+
+func (s *ikeSA) answerDPD(n isakmp.Notification) {
+	if len(n.Data) != 4 {
+		s.e.count("ike.rx.malformed")
+		return
+	}
+	seq := binary.BigEndian.Uint32(n.Data)
+	if s.dpdState.peer != 0 && int32(seq-s.dpdState.peer) < 0 {
+		s.e.count("ike.rx.replayed")
+		return
+	}
+	s.dpdState.peer = seq
+	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThereAck, Data: n.Data})
+}
+
+func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
+	d := &s.dpdState
+	if len(n.Data) != 4 {
+		s.e.count("ike.rx.malformed")
+		return
+	}
+	if seq := binary.BigEndian.Uint32(n.Data); int32(seq-d.acked) <= 0 || int32(d.sent-seq) < 0 {
+		s.e.count("ike.rx.replayed")
+		return
+	}
+	d.acked = d.sent
+	s.e.stop(s.dpd)
+	s.scheduleDPD()
+}
+
+// dead gives a silent peer up and does what dpd_action asks for.
+func (s *ikeSA) dead() {
+	s.e.count("ike.dead-peers")
+	s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer %s does not answer since %s; giving it up", s.remote, s.e.now.Sub(s.lastHeard).Round(time.Second)))
+	gone := slices.Clone(s.children)
+	s.drop(errDead)
+	for _, c := range gone {
+		if c.live() {
+			c.again(c.cfg.DPDAction)
+		}
+	}
+}
+
+// responderLifetime is the notification by which the responder says that its
+// lifetime is shorter than what was proposed (RFC 2407 section 4.6.3.1).
+func (s *ikeSA) responderLifetime(q *quickMode) (isakmp.Payload, bool) {
+	l, peer := q.cfg.Lifetime, q.agreement.life
+	short := l
+	if peer.seconds > 0 && l.LifeTime >= peer.time() {
+		short.LifeTime = 0
+	}
+	if peer.kilobytes > 0 && l.LifeBytes >= peer.kilobytes*1024 {
+		short.LifeBytes = 0
+	}
+	attrs := lifeAttributes(short)
+	if len(attrs) == 0 {
+		return isakmp.Payload{}, false
+	}
+	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: protocolIDs[q.agreement.transform.Protocol],
+		SPI: be32(uint32(q.child.pair.In.SPI)), Type: isakmp.ResponderLifetime, Data: isakmp.AppendAttributes(nil, attrs)}
+	return isakmp.Payload{Type: isakmp.PayloadNotify, Body: n.Append(nil)}, true
+}
+
+// readLifetimes takes a RESPONDER-LIFETIME in a Quick Mode message.
+func (s *ikeSA) readLifetimes(m *message, a *agreement) {
+	for _, b := range m.bodies(isakmp.PayloadNotify) {
+		n, err := isakmp.ParseNotification(b)
+		if err != nil || n.Type != isakmp.ResponderLifetime {
+			continue
+		}
+		if l, ok := parseLifetimes(n.Data); ok {
+			a.life.shorten(l)
+		}
+	}
+}
+
+func parseLifetimes(data []byte) (lifetimes, bool) {
+	attrs, err := isakmp.ParseAttributes(data)
+	if err != nil {
+		return lifetimes{}, false
+	}
+	var l lifetimes
+	for _, a := range attrs {
+		switch a.Type {
+		case isakmp.AttrSALifeType:
+			if !l.setKind(a.Value) {
+				return l, false
+			}
+		case isakmp.AttrSALifeDuration:
+			if !l.setDuration(a) {
+				return l, false
+			}
+		}
+	}
+	return l, true
+}
+
+func (l *lifetimes) shorten(o lifetimes) {
+	if o.seconds > 0 && (l.seconds == 0 || o.seconds < l.seconds) {
+		l.seconds = o.seconds
+	}
+	if o.kilobytes > 0 && (l.kilobytes == 0 || o.kilobytes < l.kilobytes) {
+		l.kilobytes = o.kilobytes
+	}
+}
+
+// responderLifetimeSaid shortens the life of an SA that stands.
+func (s *ikeSA) responderLifetimeSaid(n isakmp.Notification) {
+	l, ok := parseLifetimes(n.Data)
+	if !ok || len(n.SPI) != 4 || l.seconds == 0 {
+		return
+	}
+	spi := sa.SPI(binary.BigEndian.Uint32(n.SPI))
+	for _, c := range s.children {
+		if c.pair.Out.SPI != spi || c.expireAt == nil && c.life.Hard.Time != 0 {
+			continue
+		}
+		end := c.installed.Add(l.time())
+		if c.expireAt != nil && !end.Before(c.expireAt.at) {
+			return
+		}
+		c.e.stop(c.expireAt)
+		c.expireAt = c.e.after(max(end.Sub(c.e.now), 0), c.expire)
+		if soft := c.installed.Add(l.time() * 9 / 10); c.rekeyAt == nil || soft.Before(c.rekeyAt.at) {
+			c.e.stop(c.rekeyAt)
+			c.rekeyAt = c.e.after(max(soft.Sub(c.e.now), 0), c.rekey)
+		}
+		return
+	}
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ike
+
+import (
+	"encoding/binary"
+	"time"
+
+	"quicksand/ike/isakmp"
+	"quicksand/sa"
+)
+
+var protocolIDs = map[sa.Protocol]isakmp.ProtocolID{sa.ESP: isakmp.ProtoESP, sa.AH: isakmp.ProtoAH}
+
+func protocolOf(id isakmp.ProtocolID) (sa.Protocol, bool) {
+	switch id {
+	case isakmp.ProtoESP:
+		return sa.ESP, true
+	case isakmp.ProtoAH:
+		return sa.AH, true
+	}
+	return 0, false
+}
+
+var espTransforms = map[sa.Encryption]uint8{
+	sa.EncryptionNull: isakmp.ESPNull, sa.TripleDESCBC: isakmp.ESPTripleDES,
+	sa.AESCBC: isakmp.ESPAESCBC, sa.AESCTR: isakmp.ESPAESCTR,
+	sa.AESGCM8: isakmp.ESPAESGCM8, sa.AESGCM12: isakmp.ESPAESGCM12, sa.AESGCM16: isakmp.ESPAESGCM16,
+}
+
+var ahTransforms = map[sa.Integrity]uint8{
+	sa.HMACMD5: isakmp.AHMD5, sa.HMACSHA1: isakmp.AHSHA1, sa.HMACSHA256: isakmp.AHSHA256,
+	sa.HMACSHA384: isakmp.AHSHA384, sa.HMACSHA512: isakmp.AHSHA512,
+}
+
+var authAlgorithms = map[sa.Integrity]uint16{
+	sa.HMACMD5: isakmp.AuthHMACMD5, sa.HMACSHA1: isakmp.AuthHMACSHA1, sa.HMACSHA256: isakmp.AuthHMACSHA256,
+	sa.HMACSHA384: isakmp.AuthHMACSHA384, sa.HMACSHA512: isakmp.AuthHMACSHA512,
+}
+
+// encapsulation is the value of the encapsulation mode attribute (RFC 2407
+// section 4.5, RFC 3947 section 5.1).
+func (s *ikeSA) encapsulation(m sa.Mode) uint16 {
+	switch {
+	case !s.encap():
+		return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapTunnel, sa.Transport: isakmp.EncapTransport}[m]
+	case s.peer.rfc3947:
+		return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapUDPTunnel, sa.Transport: isakmp.EncapUDPTransport}[m]
+	}
+	return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapUDPTunnel02, sa.Transport: isakmp.EncapUDPTransport02}[m]
+}
+
+// pfsGroup is the group of a child's first transform. All that one Quick Mode
+// offers must be of one group, since there is one KE payload (RFC 2409 section
+// 5.5).
+func (c *Child) pfsGroup() sa.Group {
+	if len(c.Proposals) == 0 || len(c.Proposals[0]) == 0 {
+		return sa.GroupNone
+	}
+	return c.Proposals[0][0].Group
+}
+
+// childOffer is what the first message of Quick Mode proposes: one proposal
+// with our SPI for each of the child's.
+func (s *ikeSA) childOffer(c *Child, group sa.Group, spi sa.SPI) isakmp.SecurityAssociation {
+	out := isakmp.SecurityAssociation{DOI: isakmp.DOIIPsec, Situation: isakmp.SituationIdentityOnly}
+	for _, p := range c.Proposals {
+		prop := isakmp.Proposal{Number: uint8(len(out.Proposals) + 1), SPI: be32(uint32(spi))}
+		for _, t := range p {
+			if t.Group != group || len(prop.Transforms) == 255 {
+				continue
+			}
+			prop.Protocol = protocolIDs[t.Protocol]
+			prop.Transforms = append(prop.Transforms, isakmp.Transform{
+				Number:     uint8(len(prop.Transforms) + 1),
+				ID:         transformID(t.Suite),
+				Attributes: s.childAttributes(c, t),
+			})
+		}
+		if len(prop.Transforms) > 0 && len(out.Proposals) < 255 {
+			out.Proposals = append(out.Proposals, prop)
+		}
+	}
+	return out
+}
+
+func transformID(t sa.Suite) uint8 {
+	if t.Protocol == sa.AH {
+		return ahTransforms[t.Integrity]
+	}
+	return espTransforms[t.Encryption]
+}
+
+func (s *ikeSA) childAttributes(c *Child, t sa.Transform) []isakmp.Attribute {
+	var out []isakmp.Attribute
+	if t.Group != sa.GroupNone {
+		out = append(out, isakmp.ShortAttr(isakmp.AttrSAGroup, uint16(t.Group)))
+	}
+	if t.KeyBits != 0 && t.Encryption != sa.TripleDESCBC {
+		out = append(out, isakmp.ShortAttr(isakmp.AttrSAKeyLength, t.KeyBits))
+	}
+	if t.Integrity != sa.IntegrityNone {
+		out = append(out, isakmp.ShortAttr(isakmp.AttrAuthAlgorithm, authAlgorithms[t.Integrity]))
+	}
+	out = append(out, isakmp.ShortAttr(isakmp.AttrEncapsulation, s.encapsulation(c.Mode)))
+	out = append(out, lifeAttributes(c.Lifetime)...)
+	if t.ESN {
+		out = append(out, isakmp.ShortAttr(isakmp.AttrESN, 1))
+	}
+	return out
+}
+
+func lifeAttributes(l Lifetime) []isakmp.Attribute {
+	var out []isakmp.Attribute
+	if l.LifeTime > 0 {
+		out = append(out,
+			isakmp.ShortAttr(isakmp.AttrSALifeType, isakmp.LifeSeconds),
+			isakmp.NumberAttr(isakmp.AttrSALifeDuration, uint64(l.LifeTime/time.Second)))
+	}
+	if kb := l.LifeBytes / 1024; kb > 0 {
+		out = append(out,
+			isakmp.ShortAttr(isakmp.AttrSALifeType, isakmp.LifeKilobytes),
+			isakmp.NumberAttr(isakmp.AttrSALifeDuration, kb))
+	}
+	return out
+}
+
+// readTransform reads a transform of ESP or AH with its encapsulation mode. It
+// fails on anything that we do not know: what is not understood must not be
+// agreed to.
+func readTransform(p sa.Protocol, t isakmp.Transform) (out sa.Transform, encapsulation uint16, l lifetimes, ok bool) {
+	out.Protocol = p
+	encapsulation = isakmp.EncapTunnel
+	switch p {
+	case sa.ESP:
+		for e, id := range espTransforms {
+			if id == t.ID {
+				out.Encryption, ok = e, true
+			}
+		}
+	case sa.AH:
+		for i, id := range ahTransforms {
+			if id == t.ID {
+				out.Integrity, ok = i, true
+			}
+		}
+	}
+	var seen [isakmp.AttrESN + 1]bool
+	for _, a := range t.Attributes {
+		known := a.Short
+		if int(a.Type) >= len(seen) {
+			return out, 0, l, false
+		}
+		if lifetime := a.Type == isakmp.AttrSALifeType || a.Type == isakmp.AttrSALifeDuration; seen[a.Type] && !lifetime {
+			known = false
+		}
+		seen[a.Type] = true
+		switch a.Type {
+		case isakmp.AttrSALifeType:
+			known = known && l.setKind(a.Value)
+		case isakmp.AttrSALifeDuration:
+			known = l.setDuration(a)
+		case isakmp.AttrSAGroup:
+			out.Group = sa.Group(a.Value)
+		case isakmp.AttrEncapsulation:
+			encapsulation = a.Value
+		case isakmp.AttrAuthAlgorithm:
+			auth := sa.IntegrityNone
+			for i, n := range authAlgorithms {
+				if n == a.Value {
+					auth = i
+				}
+			}
+			known = known && auth != sa.IntegrityNone && (p != sa.AH || auth == out.Integrity)
+			out.Integrity = auth
+		case isakmp.AttrSAKeyLength:
+			out.KeyBits = a.Value
+		case isakmp.AttrESN:
+			known = known && a.Value == 1
+			out.ESN = true
+		default:
+			known = false
+		}
+		if !known {
+			return out, 0, l, false
+		}
+	}
+	if out.Encryption == sa.TripleDESCBC && out.KeyBits == 0 {
+		out.KeyBits = 192
+	}
+	return out, encapsulation, l, ok && (p != sa.AH || seen[isakmp.AttrAuthAlgorithm])
+}
+
+// agreement is what the two ends of a Quick Mode have agreed on.
+type agreement struct {
+	transform sa.Transform
+	life      lifetimes // the peer's
+	reply     isakmp.SecurityAssociation
+	peerSPI   sa.SPI
+}
+
+// chooseChild takes the first of the child's transforms that the peer offers.
+// Proposals of one number are a bundle, which no child has (RFC 2408 section
+// 4.2).
+func (s *ikeSA) chooseChild(c *Child, offer isakmp.SecurityAssociation) (agreement, bool) {
+	count := map[uint8]int{}
+	for _, p := range offer.Proposals {
+		count[p.Number]++
+	}
+	mode := s.encapsulation(c.Mode)
+	for _, ours := range c.Proposals {
+		for _, want := range ours {
+			for _, p := range offer.Proposals {
+				proto, ok := protocolOf(p.Protocol)
+				spi, valid := readSPI(p.SPI)
+				if !ok || !valid || proto != want.Protocol || count[p.Number] > 1 {
+					continue
+				}
+				for _, t := range p.Transforms {
+					got, encap, life, ok := readTransform(proto, t)
+					if ok && got == want && encap == mode {
+						p.Transforms = []isakmp.Transform{t}
+						return agreement{want, life, copySA(offer, p), spi}, true
+					}
+				}
+			}
+		}
+	}
+	return agreement{}, false
+}
+
+// readSPI reads the SPI of an IPsec SA; 0 to 255 are reserved (RFC 4303
+// section 2.1).
+func readSPI(b []byte) (sa.SPI, bool) {
+	if len(b) != 4 {
+		return 0, false
+	}
+	v := binary.BigEndian.Uint32(b)
+	return sa.SPI(v), v > 255
+}
+
+// checkChild checks the responder's choice against what we offered.
+func (s *ikeSA) checkChild(c *Child, offer, sel isakmp.SecurityAssociation) (agreement, error) {
+	bad := func(why string) (agreement, error) {
+		return agreement{}, refuse(isakmp.BadProposalSyntax, "the peer's choice %s", why)
+	}
+	if len(sel.Proposals) != 1 || len(sel.Proposals[0].Transforms) != 1 {
+		return bad("is not one transform of one proposal")
+	}
+	p := sel.Proposals[0]
+	proto, ok := protocolOf(p.Protocol)
+	if !ok {
+		return bad("is of protocol " + p.Protocol.String())
+	}
+	spi, ok := readSPI(p.SPI)
+	if !ok {
+		return agreement{}, refuse(isakmp.InvalidSPI, "the peer's SPI %x is not one of 4 bytes above 255", p.SPI)
+	}
+	got, encap, life, ok := readTransform(proto, p.Transforms[0])
+	if !ok || encap != s.encapsulation(c.Mode) {
+		return bad("is not known, or of another mode")
+	}
+	for _, q := range offer.Proposals {
+		if q.Number != p.Number || q.Protocol != p.Protocol {
+			continue
+		}
+		for _, t := range q.Transforms {
+			if want, _, _, _ := readTransform(proto, t); want == got {
+				return agreement{transform: got, life: life, peerSPI: spi}, nil
+			}
+		}
+	}
+	return bad("was not offered: " + got.String())
+}
+
+func describeChild(offer isakmp.SecurityAssociation) string {
+	var out []string
+	for _, p := range offer.Proposals {
+		proto, ok := protocolOf(p.Protocol)
+		if !ok {
+			out = append(out, p.Protocol.String())
+			continue
+		}
+		for _, t := range p.Transforms {
+			if got, _, _, ok := readTransform(proto, t); ok {
+				out = append(out, got.String())
+			}
+		}
+	}
+	return summary(out)
+}

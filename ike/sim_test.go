@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ike
+
+import (
+	"container/heap"
+	"crypto/ecdh"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"quicksand/sa"
+)
+
+// sim drives engines in one goroutine over a network with loss, duplication,
+// delay and so reordering, on a clock and a random source of its own.
+type sim struct {
+	t      testing.TB
+	now    time.Time
+	rand   *rand.Rand
+	seed   uint64
+	nodes  map[netip.Addr]*node
+	queue  simQueue
+	net    simNet
+	steps  int
+	trace  bool
+	serial int
+}
+
+// simNet is what the network does to a datagram.
+type simNet struct {
+	loss, duplicate float64
+	delay           time.Duration // at most
+}
+
+// node is an engine and what it has been given to carry.
+type node struct {
+	sim     *sim
+	name    string
+	addr    netip.Addr
+	e       *Engine
+	pairs   map[uint32]*sa.Pair // installed
+	active  map[string]*sa.Pair // by child
+	done    map[uint64]error
+	logs    []string
+	sent    [][]byte
+	drop    func(data []byte) bool
+	actions []Action // that the sim does not carry out
+	refuse  error    // installs
+	dhErr   error
+	spi     uint32
+}
+
+type simEvent struct {
+	at    time.Time
+	order int
+	run   func()
+}
+
+type simQueue []simEvent
+
+func (q simQueue) Len() int { return len(q) }
+func (q simQueue) Less(i, j int) bool {
+	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].order < q[j].order
+}
+func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *simQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
+func (q *simQueue) Pop() any {
+	x := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return x
+}
+
+func newSim(t testing.TB, seed uint64) *sim {
+	return &sim{
+		t: t, seed: seed, now: time.Unix(1_800_000_000, 0),
+		rand:  rand.New(rand.NewPCG(seed, 1)),
+		nodes: map[netip.Addr]*node{},
+		net:   simNet{delay: 20 * time.Millisecond},
+	}
+}
+
+func (s *sim) node(name, addr string, c *Config, o Options) *node {
+	var key [32]byte
+	copy(key[:], fmt.Sprintf("%s %d", name, s.seed))
+	o.Rand = rand.NewChaCha8(key)
+	n := &node{sim: s, name: name, addr: netip.MustParseAddr(addr),
+		e: NewEngine(s.now, c, o), pairs: map[uint32]*sa.Pair{}, active: map[string]*sa.Pair{}, done: map[uint64]error{}}
+	s.nodes[n.addr] = n
+	return n
+}
+
+func (s *sim) at(d time.Duration, run func()) {
+	s.serial++
+	heap.Push(&s.queue, simEvent{s.now.Add(d), s.serial, run})
+}
+
+// run lets time pass.
+func (s *sim) run(d time.Duration) {
+	end := s.now.Add(d)
+	for {
+		if s.steps++; s.steps > 2_000_000 {
+			s.t.Fatalf("seed %d: the engines do not come to rest", s.seed)
+		}
+		next, node := end, (*node)(nil)
+		for _, a := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
+			if n := s.nodes[netip.MustParseAddr(a)]; n != nil {
+				if at, ok := n.e.Next(); ok && at.Before(next) {
+					next, node = at, n
+				}
+			}
+		}
+		if len(s.queue) > 0 && !s.queue[0].at.After(next) && !s.queue[0].at.After(end) {
+			ev := heap.Pop(&s.queue).(simEvent)
+			if ev.at.After(s.now) {
+				s.now = ev.at
+			}
+			ev.run()
+			continue
+		}
+		if node == nil {
+			s.now = end
+			return
+		}
+		if next.After(s.now) {
+			s.now = next
+		}
+		node.do(node.e.Tick(s.now))
+	}
+}
+
+func (s *sim) delay() time.Duration {
+	return time.Duration(s.rand.Int64N(int64(s.net.delay))) + time.Millisecond
+}
+
+type simKey struct{ k *ecdh.PrivateKey }
+
+func (simKey) Wipe() {}
+
+// do carries actions out.
+func (n *node) do(actions []Action) {
+	s := n.sim
+	for _, a := range actions {
+		switch a := a.(type) {
+		case Send:
+			n.sent = append(n.sent, a.Data)
+			n.deliver(a)
+		case ComputeDH:
+			s.at(s.delay()/4, func() { n.do(n.e.DHDone(s.now, n.dh(a))) })
+		case ReserveSPI:
+			n.spi += 1 + uint32(s.rand.IntN(1000))
+			spi := sa.SPI(0x1000 + n.spi)
+			s.at(0, func() { n.do(n.e.SPIReserved(s.now, a.Token, spi, nil)) })
+		case Install:
+			if n.refuse == nil {
+				n.pairs[a.Pair.ID] = a.Pair
+			}
+			s.at(0, func() { n.do(n.e.Installed(s.now, a.Token, sa.Placement{Kind: sa.Userspace}, n.refuse)) })
+		case Activate:
+			n.active[a.Pair.Child] = a.Pair
+		case Update:
+			n.pairs[a.Pair.ID] = a.Pair
+		case Remove:
+			if n.pairs[a.Pair.ID] == nil {
+				s.t.Errorf("seed %d: %s removes pair %v twice", s.seed, n.name, a.Pair)
+			}
+			delete(n.pairs, a.Pair.ID)
+		case Done:
+			if _, ok := n.done[a.Command]; ok {
+				s.t.Errorf("seed %d: %s answers command %d twice", s.seed, n.name, a.Command)
+			}
+			n.done[a.Command] = a.Err
+		case Log:
+			n.logs = append(n.logs, a.Text)
+			if s.trace {
+				s.t.Logf("%s %s %v: %s %v", s.now.Format("05.000"), n.name, a.Level, a.Text, a.Attrs)
+			}
+		default:
+			n.actions = append(n.actions, a)
+		}
+	}
+}
+
+func (n *node) deliver(a Send) {
+	s := n.sim
+	to := s.nodes[a.Remote.Addr()]
+	if to == nil || n.drop != nil && n.drop(a.Data) {
+		return
+	}
+	copies := 1
+	if s.rand.Float64() < s.net.loss {
+		copies = 0
+	} else if s.rand.Float64() < s.net.duplicate {
+		copies = 2
+	}
+	for range copies {
+		d := Datagram{Local: a.Remote, Remote: a.Local, NATT: a.NATT, Data: append([]byte(nil), a.Data...)}
+		s.at(s.delay(), func() { to.do(to.e.Handle(s.now, d)) })
+	}
+}
+
+// dh computes every group as X25519: the engine does not look inside.
+func (n *node) dh(a ComputeDH) DHResult {
+	r := DHResult{Token: a.Token, Err: n.dhErr}
+	if r.Err != nil {
+		return r
+	}
+	k, _ := a.Private.(simKey)
+	if k.k == nil {
+		var b [32]byte
+		io.ReadFull(n.e.opt.Rand, b[:])
+		k.k, _ = ecdh.X25519().NewPrivateKey(b[:])
+	}
+	r.Private, r.Public = k, k.k.PublicKey().Bytes()
+	if a.Peer != nil {
+		pub, err := ecdh.X25519().NewPublicKey(a.Peer)
+		if err == nil {
+			var shared []byte
+			shared, err = k.k.ECDH(pub)
+			r.Shared = shared
+		}
+		if err != nil {
+			r.Err = ErrPublic
+		}
+	}
+	return r
+}
+
+var lastSimCommand uint64
+
+// initiate asks for the child net and returns the command's number.
+func (n *node) initiate(to *node, child string) uint64 {
+	lastSimCommand++
+	n.do(n.e.Initiate(n.sim.now, Initiate{
+		Command: lastSimCommand, Conn: "peer", Child: child,
+		Local: netip.AddrPortFrom(n.addr, 500), Remote: netip.AddrPortFrom(to.addr, 500),
+	}))
+	return lastSimCommand
+}
+
+func mustIKE(s string) sa.IKEProposal {
+	p, err := sa.ParseIKEProposal(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func mustESP(s string) sa.Proposal {
+	p, err := sa.ParseProposal(sa.ESP, s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func selector(s string) Dynamic {
+	sel, err := sa.ParseSelector(s)
+	if err != nil {
+		panic(err)
+	}
+	return Dynamic{Selector: sel}
+}
+
+// simConfig is one connection with one child, from the side of the first or of
+// the second end.
+func simConfig(first bool) *Config {
+	l, r := "10.1.0.0/16", "10.2.0.0/16"
+	if !first {
+		l, r = r, l
+	}
+	return &Config{
+		Connections: []*Connection{{
+			Name: "peer", Proposals: mustIKE("aes256-sha256-curve25519"), KeyingTries: 1,
+			Children: []*Child{{
+				Name: "net", Proposals: []sa.Proposal{mustESP("aes128gcm16-curve25519")},
+				LocalTS: selector(l), RemoteTS: selector(r), ReplayWindow: 32,
+			}},
+		}},
+		Secrets: []*Secret{{Name: "psk", Key: sa.Key("a pre-shared key")}},
+	}
+}
+
+func (s *sim) pair(change func(a, b *Config)) (a, b *node) {
+	ca, cb := simConfig(true), simConfig(false)
+	if change != nil {
+		change(ca, cb)
+	}
+	return s.node("a", "192.0.2.1", ca, Options{}), s.node("b", "192.0.2.2", cb, Options{})
+}
+
+// converged says how the two ends differ, or "": every pair that one end
+// holds must be held with the same keys by the other, and both must send over
+// the same one.
+func converged(a, b *node) string {
+	for _, ends := range [][2]*node{{a, b}, {b, a}} {
+		n, o := ends[0], ends[1]
+		for _, p := range n.pairs {
+			q := o.byOut(p.In.SPI)
+			if q == nil {
+				return fmt.Sprintf("%s holds %v, %s does not", n.name, p, o.name)
+			}
+			if string(p.In.EncryptionKey) != string(q.Out.EncryptionKey) || string(p.Out.EncryptionKey) != string(q.In.EncryptionKey) ||
+				len(p.In.EncryptionKey) != p.Suite.EncryptionKeyLen() || p.Out.SPI != q.In.SPI {
+				return fmt.Sprintf("the ends differ in %v and %v", p, q)
+			}
+		}
+	}
+	if len(a.pairs) > 1 {
+		return fmt.Sprintf("%d pairs are left", len(a.pairs))
+	}
+	return ""
+}
+
+func (n *node) byOut(spi sa.SPI) *sa.Pair {
+	for _, p := range n.pairs {
+		if p.Out.SPI == spi {
+			return p
+		}
+	}
+	return nil
+}
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	m.Run()
+}
+
+func TestQuickModeEstablishes(t *testing.T) {
+	for _, esp := range []string{"aes128gcm16", "aes128gcm16-curve25519", "aes256-sha256-modp2048", "3des-sha1", "aes192ctr-sha512-ecp384-esn"} {
+		t.Run(esp, func(t *testing.T) {
+			s := newSim(t, 1)
+			a, b := s.pair(func(a, b *Config) {
+				a.Connections[0].Children[0].Proposals = []sa.Proposal{mustESP(esp)}
+				b.Connections[0].Children[0].Proposals = []sa.Proposal{mustESP(esp)}
+			})
+			s.trace = testing.Verbose()
+			cmd := a.initiate(b, "net")
+			s.run(2 * time.Second)
+			if err, ok := a.done[cmd]; !ok || err != nil {
+				t.Fatalf("initiate: %v, %v", ok, err)
+			}
+			if len(a.pairs) != 1 || len(b.pairs) != 1 {
+				t.Fatalf("%d and %d pairs, not 1 and 1", len(a.pairs), len(b.pairs))
+			}
+			if d := converged(a, b); d != "" {
+				t.Fatal(d)
+			}
+			if a.active["net"] == nil || b.active["net"] == nil {
+				t.Fatal("the pair is not active at both ends")
+			}
+		})
+	}
+}
