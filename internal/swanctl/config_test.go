@@ -254,7 +254,7 @@ func TestConnectionErrors(t *testing.T) {
 		{"dpd_delay = 30 parsecs", `f:4: connections.c.dpd_delay: "30 parsecs" is not a time: a number with s, m, h or d behind it, of at most 4294967295 s`},
 		{"dpd_delay = -1", `f:4: connections.c.dpd_delay: "-1" is not a time: a number with s, m, h or d behind it, of at most 4294967295 s`},
 		{"rekey_time = 49711d", `f:4: connections.c.rekey_time: "49711d" is not a time: a number with s, m, h or d behind it, of at most 4294967295 s`},
-		{"dpd_delay = 10s\ndpd_timeout = 5s", "f:5: connections.c.dpd_timeout: 5s is less than dpd_delay, 10s: the peer would be given up before it is asked"},
+		{"dpd_delay = 10s\ndpd_timeout = 10s", "f:5: connections.c.dpd_timeout: 10s is not more than dpd_delay, 10s: the peer would have no time to answer"},
 		{"rekey_time = 1h\nrand_time = 2h", "f:5: connections.c.rand_time: 2h0m0s is more than the 1h0m0s it is taken off"},
 		{"unique = once", `f:4: connections.c.unique: "once" is not one of no, never, keep, replace`},
 		{"keyingtries = many", `f:4: connections.c.keyingtries: "many" is not a number from 0 to 1048576`},
@@ -276,6 +276,7 @@ func TestConnectionErrors(t *testing.T) {
 		{"remote { auth = none }", `f:4: connections.c.remote.auth: "none" is not psk, the one method supported`},
 		{"remote { auth = psk\n certs = a.crt }", "f:5: connections.c.remote.certs: not supported: " + certs},
 		{"remote { auth = psk\n cert1 { } }", "f:5: connections.c.remote.cert1: not supported: " + certs},
+		{"remote { auth = psk\n id = @#c0ffee\n }", `f:5: connections.c.remote.id: "@" names nobody; what stands behind # is a comment unless it is in quotes`},
 		{"remote { auth = psk\n id = \"C=CH, CN=x\" }", `f:5: connections.c.remote.id: parse identity "C=CH, CN=x": a distinguished name belongs to certificates, which are not supported`},
 	} {
 		_, err := build(c.lines, "")

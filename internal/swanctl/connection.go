@@ -95,7 +95,7 @@ var connectionKeys = []key[connection]{
 	{name: "encap", def: "no", doc: "Force UDP encapsulation, as if there were a NAT.", set: to(parseBool, func(c *connection) *bool { return &c.Encap })},
 	{name: "dpd_delay", def: "0s", doc: "Ask a peer that has been silent for so long whether it is alive (RFC 3706). 0 never asks.",
 		set: to(parseTime, func(c *connection) *time.Duration { return &c.DPDDelay })},
-	{name: "dpd_timeout", def: "0s", doc: "Give up a peer that has been silent for so long since it was first asked. 0 goes by the retransmission schedule.",
+	{name: "dpd_timeout", def: "0s", doc: "Give up a peer that has been silent for so long, dpd_delay included. 0 goes by the retransmission schedule.",
 		set: to(parseTime, func(c *connection) *time.Duration { return &c.DPDTimeout })},
 	{name: "rekey_time", derived: "4h, or 0s where reauth_time is set", doc: "Make a new IKE SA after this time, less a random part of rand_time. IKEv1 does so by Main Mode; the children pass to the new one. 0 never does.",
 		set: given(parseTime, func(c *connection) **time.Duration { return &c.rekey })},
@@ -300,8 +300,8 @@ func finishConnection(c *connection, s *Section, path string) error {
 	if c.RandTime > shortest && c.rand != nil {
 		return failAt(s, path, "rand_time", "%s is more than the %s it is taken off", c.RandTime, shortest)
 	}
-	if c.DPDTimeout != 0 && c.DPDTimeout < c.DPDDelay {
-		return failAt(s, path, "dpd_timeout", "%s is less than dpd_delay, %s: the peer would be given up before it is asked", c.DPDTimeout, c.DPDDelay)
+	if c.DPDTimeout != 0 && c.DPDDelay != 0 && c.DPDTimeout <= c.DPDDelay {
+		return failAt(s, path, "dpd_timeout", "%s is not more than dpd_delay, %s: the peer would have no time to answer", c.DPDTimeout, c.DPDDelay)
 	}
 	return nil
 }

@@ -146,9 +146,7 @@ func (p *parser) statement(s *Section, depth, base int) error {
 		return &Error{at, s.ownPath, fmt.Sprintf("sections are nested more than %d deep", maxNesting)}
 	}
 	sub := s.open(name, at)
-	for _, r := range refs {
-		sub.refer(r)
-	}
+	sub.refs = append(sub.refs, refs...)
 	return p.settings(sub, depth+1, base)
 }
 

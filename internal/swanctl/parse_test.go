@@ -147,6 +147,22 @@ func TestReferenceBomb(t *testing.T) {
 	}
 }
 
+// TestReferenceChain follows more references than a quadratic method could.
+func TestReferenceChain(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("connections { c : l20000 { } }\nl0 { a = 1 }\n")
+	for i := range 20000 {
+		fmt.Fprintf(&b, "l%d : l%d { }\n", i+1, i)
+	}
+	root, err := Parse("f", []byte(b.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(flat(root, ""), " "); got != "connections{} connections.c{} connections.c.a=1" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()

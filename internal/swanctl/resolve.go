@@ -4,7 +4,6 @@ package swanctl
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -17,7 +16,7 @@ const maxResolved = 1 << 20
 // (strongswan.conf(5), "Referencing other sections").
 type resolver struct {
 	root  *Section
-	open  []*Section // the sections being resolved
+	open  map[*Section]int // how often a section is among those being resolved
 	depth int
 	count int
 }
@@ -26,17 +25,13 @@ type resolver struct {
 // that serve as templates only are left out of it.
 func resolve(root *Section) (*Section, error) {
 	templates := make(map[string]bool)
-	used := make(map[string]bool)
 	root.walk(func(s *Section) {
 		for _, r := range s.refs {
 			top, _, _ := strings.Cut(r.path, ".")
-			used[top] = true
+			templates[top] = !topLevel[top]
 		}
 	})
-	for _, s := range root.Sections {
-		templates[s.Name] = used[s.Name] && !topLevel[s.Name]
-	}
-	r := resolver{root: root}
+	r := resolver{root: root, open: make(map[*Section]int)}
 	out := &Section{Pos: root.Pos, Settings: root.Settings, keys: root.keys}
 	for _, s := range root.Sections {
 		if templates[s.Name] {
@@ -67,16 +62,20 @@ func (r *resolver) section(parent *Section, name string, sources []*Section) err
 	if r.depth++; r.depth > maxNesting {
 		return &Error{sources[0].Pos, sources[0].ownPath, fmt.Sprintf("with its references, sections are nested more than %d deep", maxNesting)}
 	}
-	outer := len(r.open)
-	defer func() { r.open = r.open[:outer]; r.depth-- }()
 	all, err := r.expand(sources)
 	if err != nil {
 		return err
 	}
-	out := parent.open(name, all[0].Pos)
-	if err := r.charge(out); err != nil {
-		return err
+	for _, s := range all {
+		r.open[s]++
 	}
+	defer func() {
+		for _, s := range all {
+			r.open[s]--
+		}
+		r.depth--
+	}()
+	out := parent.open(name, all[0].Pos)
 	var names []string
 	subs := make(map[string][]*Section)
 	for _, s := range all {
@@ -104,38 +103,42 @@ func (r *resolver) section(parent *Section, name string, sources []*Section) err
 	return nil
 }
 
-// expand lists the sources and what they refer to, in the order of precedence,
-// and leaves them in r.open. A section that is open already would hold itself.
+// expand lists the sources and what they refer to, in the order of precedence.
+// A section that is open already would hold itself.
 func (r *resolver) expand(sources []*Section) ([]*Section, error) {
 	var all []*Section
-	outer := len(r.open)
-	var visit func(s *Section, chain []*Section) error
-	visit = func(s *Section, chain []*Section) error {
-		if slices.Contains(all, s) {
+	const following, done = 1, 2
+	state := make(map[*Section]int)
+	var visit func(s *Section) error
+	visit = func(s *Section) error {
+		if state[s] == done {
 			return nil
 		}
+		if err := r.charge(s); err != nil {
+			return err
+		}
 		all = append(all, s)
-		chain = append(chain, s)
+		state[s] = following
 		for _, ref := range s.refs {
 			target := r.find(ref.path)
 			if target == nil {
 				return &Error{ref.pos, s.ownPath, fmt.Sprintf("refers to section %q, which is not there", ref.path)}
 			}
-			if slices.Contains(chain, target) || slices.Contains(r.open[:outer], target) {
+			if state[target] == following || r.open[target] > 0 {
 				return &Error{ref.pos, s.ownPath, fmt.Sprintf("refers to section %q, which holds it", ref.path)}
 			}
-			if err := visit(target, slices.Clip(chain)); err != nil {
+			if err := visit(target); err != nil {
 				return err
 			}
 		}
+		state[s] = done
 		return nil
 	}
 	for _, s := range sources {
-		if err := visit(s, nil); err != nil {
+		if err := visit(s); err != nil {
 			return nil, err
 		}
 	}
-	r.open = append(r.open, all...)
 	return all, nil
 }
 

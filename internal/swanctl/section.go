@@ -141,15 +141,6 @@ func (s *Section) open(name string, pos Pos) *Section {
 	return sub
 }
 
-func (s *Section) refer(r reference) {
-	for _, old := range s.refs {
-		if old.path == r.path {
-			return
-		}
-	}
-	s.refs = append(s.refs, r)
-}
-
 // join appends a name to a dotted path.
 func join(path, name string) string {
 	if path == "" {

@@ -142,7 +142,11 @@ func parseIdentity(s *Setting) (ike.Identity, error) {
 	if err != nil {
 		return ike.Identity{}, err
 	}
-	return ike.ParseIdentity(t)
+	id, err := ike.ParseIdentity(t)
+	if err == nil && !id.IsAny() && id.Data == "" {
+		return id, fmt.Errorf("%q names nobody; what stands behind # is a comment unless it is in quotes", t)
+	}
+	return id, err
 }
 
 var (
