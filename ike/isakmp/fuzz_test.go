@@ -66,6 +66,20 @@ func FuzzDelete(f *testing.F)          { fuzzPayload(f, PayloadDelete) }
 func FuzzCertificate(f *testing.F)     { fuzzPayload(f, PayloadCert, PayloadCertRequest) }
 func FuzzOriginalAddress(f *testing.F) { fuzzPayload(f, PayloadNATOA) }
 
+func FuzzAttributes(f *testing.F) {
+	f.Add(unhex(f, "80010001 00020004 00015180"))
+	f.Add(unhex(f, "80010002 00020000 ffff0000"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, err := ParseAttributes(b)
+		if err != nil {
+			return
+		}
+		if enc := AppendAttributes(nil, v); !bytes.Equal(enc, b) {
+			t.Fatalf("%x, want %x", enc, b)
+		}
+	})
+}
+
 func FuzzHeader(f *testing.F) {
 	for _, c := range captures(f) {
 		f.Add(c.msg[:HeaderLen])

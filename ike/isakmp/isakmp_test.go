@@ -248,6 +248,21 @@ func TestAttribute(t *testing.T) {
 	}
 }
 
+// TestAttributes has the data of a RESPONDER-LIFETIME notification.
+func TestAttributes(t *testing.T) {
+	b := unhex(t, "80010001 00020004 00015180")
+	want := []Attribute{ShortAttr(AttrSALifeType, LifeSeconds), NumberAttr(AttrSALifeDuration, 86400)}
+	got, err := ParseAttributes(b)
+	if err != nil || !reflect.DeepEqual(got, want) || !bytes.Equal(AppendAttributes(nil, got), b) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for n := range b {
+		if _, err := ParseAttributes(b[:n]); err == nil && n%4 != 0 || err == nil && n > 4 {
+			t.Errorf("accepted at %d bytes", n)
+		}
+	}
+}
+
 // TestPayloadErrors has what the captured payloads do not show: each body is
 // malformed, for the reason given.
 func TestPayloadErrors(t *testing.T) {

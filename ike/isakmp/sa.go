@@ -202,9 +202,7 @@ func (p *Proposal) append(b []byte) []byte {
 		t, start := &p.Transforms[i], len(b)
 		b = appendGeneric(b, PayloadTransform, i+1 < len(p.Transforms))
 		b = append(b, t.Number, t.ID, 0, 0)
-		for _, a := range t.Attributes {
-			b = a.append(b)
-		}
+		b = AppendAttributes(b, t.Attributes)
 		be.PutUint16(b[start+2:], uint16(len(b)-start))
 	}
 	return b
