@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+var interrupt = os.Interrupt
+
+// gbits measures TCP from a to b with iperf3, in Gbit/s.
+func gbits(t testing.TB, a, b *site, to, args string) float64 {
+	t.Helper()
+	server := exec.Command("ip", "netns", "exec", b.ns, "iperf3", "-s", "-1", "--forceflush")
+	stdout, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { server.Process.Kill(); server.Wait() }()
+	buf := make([]byte, 4096)
+	for text := ""; !strings.Contains(text, "listening"); {
+		n, err := stdout.Read(buf)
+		text += string(buf[:n])
+		if err != nil {
+			t.Fatalf("iperf3: %v\n%s", err, text)
+		}
+	}
+	go func() {
+		for {
+			if _, err := stdout.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	out := sh(t, "timeout 30 ip netns exec %s iperf3 -J -c %s %s", a.ns, to, args)
+	var result struct {
+		End struct {
+			SumReceived struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		t.Fatalf("iperf3: %v\n%s", err, out)
+	}
+	if result.End.SumReceived.BitsPerSecond == 0 {
+		t.Fatalf("nothing arrived:\n%s", out)
+	}
+	return result.End.SumReceived.BitsPerSecond / 1e9
+}
+
+// BenchmarkThroughput measures TCP between two namespaces.
+func BenchmarkThroughput(b *testing.B) {
+	for _, encap := range []bool{false, true} {
+		for _, proposal := range []string{"aes128gcm16", "aes256-sha256"} {
+			b.Run(fmt.Sprintf("%s/encap=%v", proposal, encap), func(b *testing.B) {
+				x, y := newSites(b)
+				p := spec()
+				p.Proposal, p.Encap = proposal, encap
+				connect(x, y, p)
+				for b.Loop() {
+					b.ReportMetric(gbits(b, x, y, innerB, "-t 3"), "Gbit/s")
+				}
+				b.Logf("bare link: %.2f Gbit/s", gbits(b, x, y, outerB, "-t 2"))
+			})
+		}
+	}
+}
