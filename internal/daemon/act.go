@@ -37,9 +37,9 @@ func (d *Daemon) do(a ike.Action) {
 	case ike.Update:
 		d.complain("update", a.Pair, d.place.update(a.Pair))
 	case ike.Remove:
-		d.complain("remove", a.Pair, d.place.remove(a.Pair))
+		d.remove(a.Pair)
 	case ike.Reconnect:
-		d.reconnect(target{a.Conn, a.Child})
+		d.want(target{a.Conn, a.Child})
 	case ike.Trap:
 		d.trapAgain(a.Policy)
 	case ike.Done:
@@ -114,6 +114,19 @@ func (d *Daemon) install(p *sa.Pair) (sa.Placement, error) {
 		}
 	}
 	return got, nil
+}
+
+// remove takes a pair out. The policy stays, and blocks what the child should
+// protect, for as long as the child is loaded; where any peer may come there
+// would be no end of policies, and each goes with its last pair.
+func (d *Daemon) remove(p *sa.Pair) {
+	d.complain("remove", p, d.place.remove(p))
+	t := target{p.Conn, p.Child}
+	conn, child, err := d.config.find(t)
+	if err == nil && child != nil && (child.Manual != nil || hasPeer(conn)) {
+		return
+	}
+	d.complain("forget policy of", p, d.place.forget(t, func(s *standing) bool { return s.pairs == 0 }))
 }
 
 // describe puts a placement in words.

@@ -92,20 +92,15 @@ func (d *Daemon) start() {
 // startChild does what a newly loaded child's configuration asks for.
 func (d *Daemon) startChild(conn *ike.Connection, child *ike.Child) {
 	t := target{conn.Name, child.Name}
-	failed := func(err error) {
-		if err != nil {
-			d.say(slog.LevelError, "CFG", fmt.Sprintf("start child %s: %v", t, err), connAttr(t.conn))
-		}
-	}
 	switch {
 	case child.Manual != nil:
-		failed(d.installManual(conn, child))
+		d.failed("install", t, d.installManual(conn, child))
 	case child.StartAction == ike.ActionStart:
 		if !d.isUp(t) {
 			d.want(t)
 		}
 	case child.StartAction == ike.ActionTrap:
-		d.installTrap(conn, child, failed)
+		d.installTrap(conn, child, func(err error) { d.failed("trap", t, err) })
 	}
 }
 
@@ -121,17 +116,35 @@ func (d *Daemon) isUp(t target) bool {
 	return false
 }
 
-// stopChild takes away what stands of a child that is unloaded or changed,
-// except for its SAs, which are the engine's.
-func (d *Daemon) stopChild(t target) {
+// stopChild takes away what stands of old, a child that is unloaded (next is
+// nil) or changed. A changed one's SAs are left alone, and so are an unloaded
+// one's, unless its start action had made them; a policy that the changed one
+// still wants goes on blocking its traffic.
+func (d *Daemon) stopChild(t target, old, next *ike.Child) {
+	if next == nil || next.StartAction != ike.ActionTrap {
+		d.failed("remove trap of", t, d.place.untrap(t))
+	}
+	d.removeManual(t)
+	if next == nil && old.StartAction == ike.ActionStart && old.Manual == nil {
+		d.terminate(ike.Select{Conn: t.conn, Child: t.child})
+	}
+	d.failed("forget policies of", t, d.place.forget(t, func(s *standing) bool {
+		return next == nil || s.pairs == 0 && !(within(s.policy.LocalTS, next.LocalTS) && within(s.policy.RemoteTS, next.RemoteTS))
+	}))
 	if at := d.attempts[t]; at != nil {
 		at.stop()
 		delete(d.attempts, t)
 	}
-	if err := d.place.untrap(t); err != nil {
-		d.say(slog.LevelError, "KNL", fmt.Sprintf("remove trap of child %s: %v", t, err), connAttr(t.conn))
+}
+
+// within reports whether the child's selector may have become s.
+func within(s sa.Selector, of ike.Dynamic) bool { return of.IsDynamic || of.Contains(s) }
+
+// failed logs what could not be done to a child.
+func (d *Daemon) failed(what string, t target, err error) {
+	if err != nil {
+		d.say(slog.LevelError, "CFG", fmt.Sprintf("%s child %s: %v", what, t, err), connAttr(t.conn))
 	}
-	d.removeManual(t)
 }
 
 // apply makes conns and secrets the configuration. What is the same as before
@@ -156,9 +169,7 @@ func (d *Daemon) apply(conns []*ike.Connection, secrets []*ike.Secret) {
 		begin = append(begin, d.change(old, c)...)
 	}
 	for _, old := range before {
-		d.change(old, &ike.Connection{Name: old.Name})
-		delete(d.attempts, target{conn: old.Name})
-		d.say(slog.LevelInfo, "CFG", "unloaded connection "+old.Name, connAttr(old.Name))
+		d.unload(old)
 	}
 	d.config.conns, d.config.secrets = conns, secrets
 	d.run(d.engine.Reload(time.Now(), d.config.engine()))
@@ -173,29 +184,43 @@ func (d *Daemon) apply(conns []*ike.Connection, secrets []*ike.Secret) {
 // change stops the children of old that next does not have in the same form,
 // and returns what starts those of next that are new.
 func (d *Daemon) change(old, next *ike.Connection) (begin []func()) {
-	var had []*ike.Child
-	verb := "loaded"
-	same := false
-	if old != nil {
-		had, verb, same = old.Children, "changed", sameButChildren(old, next)
+	verb, same := "loaded", false
+	if old == nil {
+		old = &ike.Connection{Name: next.Name}
+	} else {
+		verb, same = "changed", sameButChildren(old, next)
 	}
 	unchanged := func(a, b *ike.Child) bool {
 		return reflect.DeepEqual(a, b) && (same || a.Manual != nil)
 	}
-	for _, o := range had {
-		if !slices.ContainsFunc(next.Children, func(n *ike.Child) bool { return unchanged(o, n) }) {
-			d.stopChild(target{old.Name, o.Name})
+	for _, o := range old.Children {
+		if n := next.Child(o.Name); n == nil || !unchanged(o, n) {
+			d.stopChild(target{old.Name, o.Name}, o, n)
 		}
 	}
 	for _, n := range next.Children {
-		if !slices.ContainsFunc(had, func(o *ike.Child) bool { return unchanged(o, n) }) {
+		if o := old.Child(n.Name); o == nil || !unchanged(o, n) {
 			begin = append(begin, func() { d.startChild(next, n) })
 		}
 	}
-	if len(next.Children) > 0 || old == nil {
-		d.say(slog.LevelInfo, "CFG", fmt.Sprintf("%s connection %s", verb, next.Name), connAttr(next.Name))
-	}
+	d.say(slog.LevelInfo, "CFG", fmt.Sprintf("%s connection %s", verb, next.Name), connAttr(next.Name))
 	return begin
+}
+
+// unload stops the children of a connection that is not loaded any more, and
+// the IKE SAs that this leaves without any.
+func (d *Daemon) unload(old *ike.Connection) {
+	started := false
+	for _, child := range old.Children {
+		d.stopChild(target{old.Name, child.Name}, child, nil)
+		started = started || child.StartAction == ike.ActionStart
+	}
+	for _, i := range d.engine.SAs() {
+		if started && i.Conn == old.Name && i.ID != 0 && len(i.Children) == 0 {
+			d.terminate(ike.Select{IKE: i.ID})
+		}
+	}
+	d.say(slog.LevelInfo, "CFG", "unloaded connection "+old.Name, connAttr(old.Name))
 }
 
 func sameButChildren(a, b *ike.Connection) bool {

@@ -132,6 +132,7 @@ func TestEndpoints(t *testing.T) {
 		"routed":             {ike.Connection{RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "192.0.2.1:500 198.51.100.2:500"},
 		"configured":         {ike.Connection{LocalAddrs: []ike.AddrMatch{single(v6), single(netip.MustParseAddr("192.0.2.9"))}, RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "192.0.2.9:500 198.51.100.2:500"},
 		"ports":              {ike.Connection{LocalPort: 4500, RemotePort: 4501, RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "192.0.2.1:4500 198.51.100.2:4501"},
+		"a port not open":    {ike.Connection{LocalPort: 5000, RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "neither of the ports 500 and 4500"},
 		"routed in a range":  {ike.Connection{LocalAddrs: []ike.AddrMatch{any4}, RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "192.0.2.1:500 198.51.100.2:500"},
 		"routed elsewhere":   {ike.Connection{LocalAddrs: []ike.AddrMatch{single(v6)}, RemoteAddrs: []ike.AddrMatch{single(remoteAddr)}}, "local_addrs does not admit"},
 		"by name":            {ike.Connection{RemoteAddrs: []ike.AddrMatch{{Host: "peer.example"}}}, "192.0.2.1:500 198.51.100.2:500"},
@@ -144,7 +145,7 @@ func TestEndpoints(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := &Daemon{resolver: fakeResolver{"peer.example": {remoteAddr}, "both.example": {remoteAddr, v6}},
 					localAddr: func(netip.AddrPort) (netip.Addr, error) { return localAddr, nil },
-					calls:     make(chan func()), quit: make(chan struct{}), resolved: t.Context()}
+					calls:     make(chan func()), quit: make(chan struct{}), resolved: t.Context(), ports: [2]uint16{500, 4500}}
 				got := "nothing"
 				d.endpoints(&c.conn, func(l, r netip.AddrPort, err error) {
 					if got = fmt.Sprint(l, r); err != nil {
@@ -304,7 +305,7 @@ func TestReload(t *testing.T) {
 		if want := []string{"site/b after 0s"}; !slices.Equal(*asked, want) {
 			t.Errorf("a changed connection: initiated %q, want %q", *asked, want)
 		}
-		if got := b.took(); len(got) != 2 || got[0] != "untrap trap" {
+		if got, want := b.took(), []string{"trap trap 10.1.0.0/24 === 10.2.0.0/24"}; !slices.Equal(got, want) {
 			t.Errorf("a changed connection: traps %q", got)
 		}
 

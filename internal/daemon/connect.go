@@ -32,12 +32,12 @@ type attempt struct {
 	begun time.Time // the last one; zero: none yet
 	delay time.Duration
 	timer *time.Timer // running while the next one waits for its time
-	turn  uint64      // command number of the last one
 }
 
 func (at *attempt) stop() {
 	if at.timer != nil {
 		at.timer.Stop()
+		at.timer = nil
 	}
 }
 
@@ -71,7 +71,7 @@ func (d *Daemon) want(t target) {
 	d.say(slog.LevelInfo, "CFG", fmt.Sprintf("bringing %s up in %s", t, wait.Round(time.Second/10)), connAttr(t.conn))
 	at.timer = time.AfterFunc(wait, func() {
 		d.post(func() {
-			if d.attempts[t] == at {
+			if d.attempts[t] == at && at.timer != nil {
 				at.timer = nil
 				d.try(t, at)
 			}
@@ -79,19 +79,10 @@ func (d *Daemon) want(t target) {
 	})
 }
 
-// reconnect brings a child up because the engine says that what was there has
-// ended.
-func (d *Daemon) reconnect(t target) {
-	if at := d.attempts[t]; at != nil {
-		at.busy = false
-	}
-	d.want(t)
-}
-
 // try initiates; a failure is tried again where the child is to stand.
 func (d *Daemon) try(t target, at *attempt) {
 	at.busy, at.begun = true, time.Now()
-	at.turn = d.wait(nil, func(err error) {
+	command := d.wait(nil, func(err error) {
 		if d.attempts[t] != at {
 			return
 		}
@@ -102,13 +93,14 @@ func (d *Daemon) try(t target, at *attempt) {
 			d.want(t)
 		}
 	})
-	d.initiate(at.turn, t)
+	d.initiate(command, t)
 }
 
-// arrived notes that a child is up.
+// arrived notes that a child is up, perhaps by the peer's doing.
 func (d *Daemon) arrived(t target) {
 	if at := d.attempts[t]; at != nil {
-		at.busy, at.delay = false, 0
+		at.stop()
+		at.delay = 0
 	}
 }
 
@@ -196,11 +188,15 @@ func (d *Daemon) lookUp(ctx context.Context, c *ike.Connection) (local, remote n
 	if err != nil {
 		return local, remote, fmt.Errorf("find endpoints of connection %s: %w", c.Name, err)
 	}
+	port, err := d.localPort(c)
+	if err != nil {
+		return local, remote, fmt.Errorf("find endpoints of connection %s: %w", c.Name, err)
+	}
 	for _, peer := range peers {
 		remote = netip.AddrPortFrom(peer, portOr500(c.RemotePort))
 		var a netip.Addr
 		if a, err = d.localFor(c, own, remote); err == nil {
-			return netip.AddrPortFrom(a, portOr500(c.LocalPort)), remote, nil
+			return netip.AddrPortFrom(a, port), remote, nil
 		}
 	}
 	return local, remote, fmt.Errorf("find endpoints of connection %s: %w", c.Name, err)
@@ -255,9 +251,32 @@ func (d *Daemon) candidates(ctx context.Context, list []ike.AddrMatch) ([]netip.
 	return nil, failed
 }
 
+// hasPeer reports whether a connection's peer is known: it names one.
+func hasPeer(c *ike.Connection) bool {
+	for _, m := range c.RemoteAddrs {
+		if m.Host != "" || m.From == m.To && m.From.IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
 func portOr500(p uint16) uint16 {
 	if p == 0 {
 		return 500
 	}
 	return p
+}
+
+// localPort is the port to initiate from, one of the two that are open; 500
+// stands for the IKE port, whatever the settings made of it.
+func (d *Daemon) localPort(c *ike.Connection) (uint16, error) {
+	switch p := portOr500(c.LocalPort); p {
+	case d.ports[0], d.ports[1]:
+		return p, nil
+	case 500:
+		return d.ports[0], nil
+	default:
+		return 0, fmt.Errorf("local_port %d is neither of the ports %d and %d that the daemon has open", p, d.ports[0], d.ports[1])
+	}
 }

@@ -98,7 +98,7 @@ func (d *Daemon) messageCounters() map[string]uint64 {
 	if out == nil {
 		out = make(map[string]uint64)
 	}
-	out["ike.rx.dropped"] = d.dropped.Load()
+	out["ike.rx.dropped"] = d.in.dropped.Load()
 	out["ike.tx"] = d.count.sent
 	out["ike.tx.errors"] = d.count.sendErrors
 	out["dh.busy"] = d.count.dhBusy
@@ -218,14 +218,23 @@ func (d *Daemon) Initiate(ctx context.Context, conn, child string, log func(vici
 func (d *Daemon) Terminate(ctx context.Context, s ike.Select, log func(vici.Line)) (n int, err error) {
 	err = d.await(ctx, log, func(command uint64) {
 		s.Command = command
-		var actions []ike.Action
-		n, actions = d.engine.Terminate(time.Now(), s)
-		d.run(actions)
-		if n == 0 {
-			d.finish(command, nil)
+		w := d.waiters[command]
+		for _, i := range d.engine.SAs() {
+			if (s.Conn == "" || i.Conn == s.Conn) && (s.IKE == 0 || i.ID == s.IKE) {
+				w.ikes[i.ID] = struct{}{}
+			}
 		}
+		n = d.terminate(s)
+		d.finish(command, nil)
 	})
 	return n, err
+}
+
+// terminate has the engine delete what is selected; when it returns it is gone.
+func (d *Daemon) terminate(s ike.Select) int {
+	n, actions := d.engine.Terminate(time.Now(), s)
+	d.run(actions)
+	return n
 }
 
 // Rekey begins the renegotiation of the SAs that match.

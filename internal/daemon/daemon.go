@@ -75,10 +75,12 @@ type Parts struct {
 	IKE      ike.Options
 	Backends []sa.Backend // in order of preference
 	Kinds    []sa.Kind    // that pairs may run on; empty: all
-	// Listen starts the sockets; what comes in is handed to receive, which
-	// never blocks and takes the data over.
-	Listen func(receive func(ike.Datagram)) (Transport, error)
-	DH     Computer
+	Inbox    *Inbox       // which the sockets fill
+	// Transport, DH and the backends are closed by Run.
+	Transport Transport
+	DH        Computer
+	// Ports are the IKE port and the NAT traversal port, 500 and 4500 by default.
+	Ports [2]uint16
 	// LocalAddr asks the routing table which address packets to remote leave
 	// from.
 	LocalAddr func(remote netip.AddrPort) (netip.Addr, error)
@@ -101,6 +103,25 @@ const (
 
 var errStopped = errors.New("the daemon is shutting down")
 
+// Inbox holds the datagrams that came in and wait for the loop.
+type Inbox struct {
+	datagrams chan ike.Datagram
+	dropped   atomic.Uint64 // that found it full
+}
+
+// NewInbox returns an empty inbox.
+func NewInbox() *Inbox { return &Inbox{datagrams: make(chan ike.Datagram, datagramQueue)} }
+
+// Receive takes a datagram in, or drops it where too many wait: a flood costs
+// datagrams, never memory. It keeps the data and never blocks.
+func (b *Inbox) Receive(in ike.Datagram) {
+	select {
+	case b.datagrams <- in:
+	default:
+		b.dropped.Add(1)
+	}
+}
+
 // Daemon is a running daemon. It implements vici.Daemon.
 type Daemon struct {
 	log       *slog.Logger
@@ -108,17 +129,17 @@ type Daemon struct {
 	localAddr func(netip.AddrPort) (netip.Addr, error)
 	load      func() (*ike.Config, error)
 	version   string
+	ports     [2]uint16
 	transport Transport
 	dh        Computer
 	started   time.Time
 
-	datagrams chan ike.Datagram
-	dropped   atomic.Uint64 // datagrams that found the queue full
-	results   chan ike.DHResult
-	events    chan sa.Event
-	calls     chan func()
-	quit      chan struct{} // closed when the loop has ended
-	helpers   sync.WaitGroup
+	in      *Inbox
+	results chan ike.DHResult
+	events  chan sa.Event
+	calls   chan func()
+	quit    chan struct{} // closed when the loop has ended
+	helpers sync.WaitGroup
 
 	// What follows belongs to the loop.
 	engine   engine
@@ -143,7 +164,7 @@ type counts struct {
 	sent, sendErrors, dhBusy, installs, installErrors uint64
 }
 
-// New makes a daemon of its parts and opens its sockets; Run starts it.
+// New makes a daemon of its parts; Run starts it.
 func New(p Parts) (*Daemon, error) {
 	d := newDaemon(p)
 	p.IKE.KeyLog = p.KeyLog != ""
@@ -155,14 +176,7 @@ func New(p Parts) (*Daemon, error) {
 		d.say(slog.LevelWarn, "DMN", "THE KEY LOG IS ON: whoever reads it decrypts all traffic; turn it off when done debugging",
 			slog.String("directory", p.KeyLog))
 	}
-	d.engine = ike.NewEngine(d.started, &ike.Config{}, p.IKE)
-	var err error
-	if d.transport, err = p.Listen(d.receive); err != nil {
-		if d.keys != nil {
-			d.keys.close()
-		}
-		return nil, err
-	}
+	d.engine = ike.NewEngine(d.started, d.config.engine(), p.IKE)
 	return d, nil
 }
 
@@ -173,9 +187,11 @@ func newDaemon(p Parts) *Daemon {
 		localAddr: p.LocalAddr,
 		load:      p.Load,
 		version:   p.Version,
+		ports:     p.Ports,
+		in:        p.Inbox,
+		transport: p.Transport,
 		dh:        p.DH,
 		started:   time.Now(),
-		datagrams: make(chan ike.Datagram, datagramQueue),
 		results:   make(chan ike.DHResult, computeQueue),
 		events:    make(chan sa.Event, eventQueue),
 		calls:     make(chan func()),
@@ -185,6 +201,9 @@ func newDaemon(p Parts) *Daemon {
 		attempts:  make(map[target]*attempt),
 		manual:    make(map[target]*manualChild),
 		manualID:  firstManualID,
+	}
+	if d.ports == [2]uint16{} {
+		d.ports = [2]uint16{500, 4500}
 	}
 	d.config.init(p.Config)
 	if d.log == nil {
@@ -198,16 +217,6 @@ func newDaemon(p Parts) *Daemon {
 
 // SetReporter says who hears of what happens. It is called before Run.
 func (d *Daemon) SetReporter(r Reporter) { d.reporter = r }
-
-// receive takes a datagram in, or drops it where too many wait: a flood costs
-// datagrams, never memory.
-func (d *Daemon) receive(in ike.Datagram) {
-	select {
-	case d.datagrams <- in:
-	default:
-		d.dropped.Add(1)
-	}
-}
 
 // post has the loop call f, and reports whether it will.
 func (d *Daemon) post(f func()) bool {

@@ -348,7 +348,7 @@ type rig struct {
 func newRig(t *testing.T, e *fakeEngine, p Parts) *rig {
 	t.Helper()
 	r := &rig{engine: e, transport: &fakeTransport{}, computer: &fakeComputer{}, reporter: &fakeReporter{}}
-	p.DH = r.computer
+	p.DH, p.Transport, p.Inbox = r.computer, r.transport, NewInbox()
 	if p.LocalAddr == nil {
 		p.LocalAddr = func(netip.AddrPort) (netip.Addr, error) { return localAddr, nil }
 	}
@@ -357,7 +357,7 @@ func newRig(t *testing.T, e *fakeEngine, p Parts) *rig {
 	}
 	p.Logger = slog.New(slog.DiscardHandler)
 	r.Daemon = newDaemon(p)
-	r.Daemon.engine, r.Daemon.transport = e, r.transport
+	r.Daemon.engine = e
 	r.SetReporter(r.reporter)
 	return runRig(t, r)
 }

@@ -91,10 +91,10 @@ func TestKeyLogIsSaidLoudly(t *testing.T) {
 		return []ike.Action{ike.KeyLog{Key: sa.Key{1}}, ike.Install{Pair: p}, send("done")}
 	}}
 	loud := newReportLog()
-	var received func(ike.Datagram)
+	in := NewInbox()
 	transport := &fakeTransport{}
 	d, err := New(Parts{Backends: []sa.Backend{b}, DH: &fakeComputer{}, KeyLog: dir, Logger: slog.New(loud),
-		Listen: func(receive func(ike.Datagram)) (Transport, error) { received = receive; return transport, nil }})
+		Inbox: in, Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestKeyLogIsSaidLoudly(t *testing.T) {
 		t.Error("nothing warns of the key log")
 	}
 	r := runRig(t, &rig{Daemon: d, transport: transport})
-	received(ike.Datagram{})
+	in.Receive(ike.Datagram{})
 	for len(transport.all()) == 0 {
 		r.sync(t)
 	}

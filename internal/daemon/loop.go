@@ -63,7 +63,7 @@ func (d *Daemon) loop(ctx context.Context) {
 			d.event(ev)
 		case <-timer.C:
 			d.run(d.engine.Tick(time.Now()))
-		case in := <-d.datagrams:
+		case in := <-d.in.datagrams:
 			d.run(d.engine.Handle(time.Now(), in))
 		}
 	}

@@ -57,8 +57,8 @@ func TestActionsInOrder(t *testing.T) {
 		},
 		shutdown: func() []ike.Action { return []ike.Action{ike.Remove{Pair: p}, send("delete")} },
 	}
-	r := newRig(t, e, Parts{Backends: []sa.Backend{b}})
-	r.receive(ike.Datagram{Data: []byte("message")})
+	r := newRig(t, e, Parts{Backends: []sa.Backend{b}, Config: siteConfig(ike.Child{Name: "net"})})
+	r.in.Receive(ike.Datagram{Data: []byte("message")})
 	for len(r.transport.all()) < 3 {
 		r.sync(t)
 	}
@@ -120,7 +120,7 @@ func TestComputations(t *testing.T) {
 			dhDone: func(r ike.DHResult) []ike.Action { results = append(results, r); return nil },
 		}
 		r := newRig(t, e, Parts{})
-		r.receive(ike.Datagram{Data: []byte{5}})
+		r.in.Receive(ike.Datagram{Data: []byte{5}})
 		synctest.Wait()
 		if len(r.computer.done) != 1 || len(results) != 0 {
 			t.Fatalf("%d computations asked for, %d answered", len(r.computer.done), len(results))
@@ -131,7 +131,7 @@ func TestComputations(t *testing.T) {
 			t.Fatalf("results %v", results)
 		}
 		r.computer.busy = true
-		r.receive(ike.Datagram{Data: []byte{6}})
+		r.in.Receive(ike.Datagram{Data: []byte{6}})
 		synctest.Wait()
 		if len(results) != 2 || results[1].Token != 6 || !errors.Is(results[1].Err, ike.ErrBusy) {
 			t.Fatalf("results with a full queue: %v", results)
@@ -142,7 +142,7 @@ func TestComputations(t *testing.T) {
 		}
 		// An answer that comes after the end is wiped, not lost.
 		r.computer.busy = false
-		r.receive(ike.Datagram{Data: []byte{7}})
+		r.in.Receive(ike.Datagram{Data: []byte{7}})
 		synctest.Wait()
 		shared := sa.Key{1, 2, 3}
 		r.stop()
@@ -156,13 +156,12 @@ func TestComputations(t *testing.T) {
 
 func TestFloodIsDropped(t *testing.T) {
 	handled := 0
-	d := newDaemon(Parts{Logger: slog.New(slog.DiscardHandler), DH: &fakeComputer{}})
-	d.transport = &fakeTransport{}
+	d := newDaemon(Parts{Logger: slog.New(slog.DiscardHandler), DH: &fakeComputer{}, Inbox: NewInbox(), Transport: &fakeTransport{}})
 	d.engine = &fakeEngine{handle: func(ike.Datagram) []ike.Action { handled++; return nil }}
 	for range datagramQueue + 50 { // nobody takes them yet
-		d.receive(ike.Datagram{Data: []byte("x")})
+		d.in.Receive(ike.Datagram{Data: []byte("x")})
 	}
-	if n := d.dropped.Load(); n != 50 {
+	if n := d.in.dropped.Load(); n != 50 {
 		t.Fatalf("%d dropped, want 50", n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

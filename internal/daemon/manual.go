@@ -72,7 +72,7 @@ func manualPair(conn *ike.Connection, child *ike.Child, id uint32) *sa.Pair {
 func (d *Daemon) removeManual(t target) {
 	if m := d.manual[t]; m != nil {
 		delete(d.manual, t)
-		d.complain("remove", m.pair, d.place.remove(m.pair))
+		d.remove(m.pair)
 		d.say(slog.LevelInfo, "CHD", fmt.Sprintf("manually keyed child %s removed", t.child), connAttr(t.conn))
 	}
 }

@@ -20,13 +20,18 @@ import (
 // metricsTime bounds how long a reader of the metrics may take.
 const metricsTime = 5 * time.Second
 
-// serveMetrics answers on the address, in Prometheus's text form, until ctx
-// ends. An address without a host is the loopback's.
-func (d *Daemon) serveMetrics(ctx context.Context, address string) error {
+// listenMetrics opens the metrics' address; one without a host is the
+// loopback's.
+func listenMetrics(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", loopback(address))
 	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
+		return nil, fmt.Errorf("serve metrics: %w", err)
 	}
+	return l, nil
+}
+
+// serveMetrics answers in Prometheus's text form until ctx ends.
+func (d *Daemon) serveMetrics(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		var b bytes.Buffer
@@ -44,7 +49,6 @@ func (d *Daemon) serveMetrics(ctx context.Context, address string) error {
 		}
 	})
 	context.AfterFunc(ctx, func() { s.Close() })
-	return nil
 }
 
 func loopback(address string) string {

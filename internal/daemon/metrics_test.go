@@ -5,7 +5,6 @@ package daemon
 import (
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -39,16 +38,12 @@ func TestMetrics(t *testing.T) {
 		t.Error("a number that falls is called a counter")
 	}
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := listenMetrics("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	l.Close()
-	if err := r.serveMetrics(t.Context(), address); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.Get("http://" + address + "/metrics")
+	r.serveMetrics(t.Context(), l)
+	resp, err := http.Get("http://" + l.Addr().String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

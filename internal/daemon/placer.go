@@ -26,6 +26,7 @@ type placer struct {
 	spis     map[spiKey]sa.Backend
 	pairs    map[uint32]*placed
 	traps    map[target]trapped
+	stands   map[target]map[selectors]*standing
 }
 
 // spiKey is what names an inbound SA (RFC 4301 section 4.1).
@@ -41,6 +42,18 @@ type placed struct {
 	backend   sa.Backend
 	placement sa.Placement
 }
+
+// A policy stands at its backend, which lets nothing pass in clear, from its
+// first pair until it is forgotten. One with other selectors is another one.
+type standing struct {
+	policy  sa.Policy
+	backend sa.Backend
+	pairs   int // installed now
+}
+
+type selectors struct{ local, remote sa.Selector }
+
+func selectorsOf(p *sa.Policy) selectors { return selectors{p.LocalTS, p.RemoteTS} }
 
 // trapped is a trap policy that stands.
 type trapped struct {
@@ -65,6 +78,7 @@ func newPlacer(backends []sa.Backend, allowed []sa.Kind) *placer {
 		spis:     make(map[spiKey]sa.Backend),
 		pairs:    make(map[uint32]*placed),
 		traps:    make(map[target]trapped),
+		stands:   make(map[target]map[selectors]*standing),
 	}
 }
 
@@ -198,6 +212,7 @@ func (pl *placer) install(p *sa.Pair) (sa.Placement, error) {
 		}
 		pl.spis[key] = b
 		pl.pairs[p.ID] = &placed{p, b, got}
+		pl.stand(&p.Policy, b).pairs++
 		return got, nil
 	}
 	return sa.Placement{}, why.err("install pair")
@@ -239,7 +254,42 @@ func (pl *placer) remove(p *sa.Pair) error {
 	delete(pl.pairs, p.ID)
 	delete(pl.spis, spiKey{at.pair.Suite.Protocol, at.pair.Local.Addr(), at.pair.In.SPI})
 	at.pair.Wipe()
+	if st := pl.stands[target{p.Conn, p.Child}][selectorsOf(&at.pair.Policy)]; st != nil {
+		st.pairs--
+	}
 	return err
+}
+
+// stand notes that a policy stands at a backend.
+func (pl *placer) stand(p *sa.Policy, b sa.Backend) *standing {
+	t := target{p.Conn, p.Child}
+	if pl.stands[t] == nil {
+		pl.stands[t] = make(map[selectors]*standing)
+	}
+	st := pl.stands[t][selectorsOf(p)]
+	if st == nil {
+		st = &standing{}
+		pl.stands[t][selectorsOf(p)] = st
+	}
+	st.policy, st.backend = *p, b
+	return st
+}
+
+// forget ends those of a child's policies that over says to, save for its trap:
+// their traffic is nobody's business any more once their last pair is gone.
+func (pl *placer) forget(t target, over func(*standing) bool) error {
+	var errs []error
+	for sel, st := range pl.stands[t] {
+		if trap, ok := pl.traps[t]; ok && selectorsOf(&trap.policy) == sel || !over(st) {
+			continue
+		}
+		delete(pl.stands[t], sel)
+		errs = append(errs, st.backend.Untrap(st.policy))
+	}
+	if len(pl.stands[t]) == 0 {
+		delete(pl.stands, t)
+	}
+	return errors.Join(errs...)
 }
 
 func (pl *placer) counters(id uint32) (in, out sa.Counters, err error) {
@@ -293,5 +343,6 @@ func (pl *placer) close() error {
 	clear(pl.pairs)
 	clear(pl.spis)
 	clear(pl.traps)
+	clear(pl.stands)
 	return errors.Join(errs...)
 }

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quicksand/accel"
+	"quicksand/accel/dh"
+	"quicksand/fallback/tunnel"
+	"quicksand/ike"
+	"quicksand/internal/swanctl"
+	"quicksand/internal/vici"
+	"quicksand/sa"
+)
+
+// Options are what Run is given.
+type Options struct {
+	Version  string
+	Config   string            // path of swanctl.conf; empty: all comes over the control protocol
+	Settings *swanctl.Settings // nil: the defaults
+	Logger   *slog.Logger      // nil: lines of text on standard error
+}
+
+// Run runs quicksand until ctx ends: it reads the configuration, opens the
+// sockets, the tunnel and the control socket, gives up the privileges it does
+// not need any more, and serves. A hang-up signal has it read the
+// configuration again. An error before it serves leaves nothing behind.
+func Run(ctx context.Context, o Options) error {
+	if o.Settings == nil {
+		o.Settings = swanctl.DefaultSettings()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.Settings.LogLevel}))
+	}
+	if err := forbidDumps(); err != nil {
+		o.Logger.Warn(err.Error())
+	}
+	config := &ike.Config{}
+	load := func() (*ike.Config, error) { return swanctl.Load(o.Config) }
+	if o.Config == "" {
+		load = nil
+	} else {
+		var err error
+		if config, err = load(); err != nil {
+			return err
+		}
+	}
+	p, err := makeParts(o)
+	if err != nil {
+		return err
+	}
+	p.Config, p.Load = config, load
+	d, err := New(p)
+	if err != nil {
+		return errors.Join(err, p.close())
+	}
+	control := vici.New(d, vici.Options{Path: o.Settings.VICISocket, Logger: o.Logger})
+	if err := control.Listen(); err != nil {
+		return errors.Join(err, d.close())
+	}
+	d.SetReporter(control)
+	return d.serve(ctx, o, control)
+}
+
+// serve runs a daemon whose parts are all open, with its control socket and its
+// metrics, until ctx ends.
+func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) error {
+	// The control connections outlive the loop, so that they hear of the end.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var servers sync.WaitGroup
+	defer servers.Wait()
+	defer stop()
+	servers.Go(func() {
+		if err := control.Serve(serving); err != nil {
+			d.log.Error("the control socket is gone: " + err.Error())
+		}
+	})
+	var metrics net.Listener
+	if o.Settings.Metrics != "" {
+		var err error
+		if metrics, err = listenMetrics(o.Settings.Metrics); err != nil {
+			return errors.Join(err, d.close())
+		}
+	}
+	if err := dropPrivileges(); err != nil {
+		d.log.Warn("running with more privileges than needed: " + err.Error())
+	}
+	if metrics != nil {
+		d.serveMetrics(ctx, metrics)
+		d.log.Info("metrics are served", "address", metrics.Addr())
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	servers.Go(func() { d.reloadOn(serving, hangup) })
+	d.log.Info("quicksand is ready", "version", o.Version, "control", o.Settings.VICISocket,
+		"connections", len(d.config.conns), "backends", kindNames(d.stats().Backends))
+	return d.Run(ctx)
+}
+
+// reloadOn reads the configuration again at each signal.
+func (d *Daemon) reloadOn(ctx context.Context, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			// A failure is logged, and everything stays as it was.
+			_ = d.ReloadSettings(ctx)
+		}
+	}
+}
+
+// makeParts opens what a daemon is made of, by the settings.
+func makeParts(o Options) (p Parts, err error) {
+	s := o.Settings
+	p = Parts{
+		Version: o.Version, IKE: engineOptions(s), Kinds: s.Backend, Logger: o.Logger, KeyLog: s.KeyLog,
+		Ports:     [2]uint16{s.Port, s.PortNATT},
+		LocalAddr: routeLookup(tunnel.DefaultMark), Inbox: NewInbox(),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+			p = Parts{}
+		}
+	}()
+	if p.DH, err = startDH(s.DHCores, o.Logger); err != nil {
+		return p, err
+	}
+	sockets := &sockets{}
+	p.Transport = sockets
+	if err = sockets.open(s.Port, s.PortNATT, p.Inbox); err != nil {
+		return p, err
+	}
+	plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, NATT: sockets.natt, Log: o.Logger})
+	if err != nil {
+		return p, err
+	}
+	p.Backends = []sa.Backend{plane}
+	return p, nil
+}
+
+// close closes what is open, where no daemon was made of it.
+func (p *Parts) close() error {
+	var errs []error
+	for _, b := range p.Backends {
+		errs = append(errs, b.Close())
+	}
+	if p.Transport != nil {
+		errs = append(errs, p.Transport.Close())
+	}
+	if p.DH != nil {
+		errs = append(errs, p.DH.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// engineOptions turns settings, where 0 is no limit, into the engine's options,
+// where 0 is the default.
+func engineOptions(s *swanctl.Settings) ike.Options {
+	o := ike.Options{
+		HalfOpenPerAddr:  s.BlockThreshold,
+		HalfOpenTotal:    s.InitLimitHalfOpen,
+		RetransmitTries:  s.RetransmitTries,
+		RetransmitBase:   s.RetransmitTimeout,
+		RetransmitFactor: s.RetransmitBase,
+		RetransmitJitter: s.RetransmitJitter,
+		RetransmitLimit:  s.RetransmitLimit,
+		KeepAlive:        s.KeepAlive,
+		PortNATT:         s.PortNATT,
+	}
+	for _, limit := range []*int{&o.HalfOpenPerAddr, &o.HalfOpenTotal} {
+		if *limit == 0 {
+			*limit = math.MaxInt
+		}
+	}
+	if o.KeepAlive == 0 {
+		o.KeepAlive = 100 * 365 * 24 * time.Hour
+	}
+	return o
+}
+
+// startDH starts the Diffie-Hellman engine, and keeps the rest of the process
+// away from its cores.
+func startDH(cores []int, log *slog.Logger) (Computer, error) {
+	engine, err := dh.New(dh.Options{Cores: cores})
+	if err != nil {
+		return nil, err
+	}
+	if len(cores) == 0 {
+		return dhComputer{engine}, nil
+	}
+	_, err = accel.KeepAway(cores)
+	switch {
+	case errors.Is(err, accel.ErrNoOtherCPU):
+		log.Warn("dh_cores leaves no CPU for the rest: they are shared", "dh_cores", accel.FormatCPUs(cores))
+	case err != nil:
+		engine.Close()
+		return nil, err
+	default:
+		log.Info("Diffie-Hellman has CPUs of its own", "dh_cores", accel.FormatCPUs(cores))
+	}
+	return dhComputer{engine}, nil
+}
+
+// sockets are the IKE port and the NAT traversal port.
+type sockets struct{ ike, natt *tunnel.Socket }
+
+func (s *sockets) open(port, portNATT uint16, in *Inbox) (err error) {
+	listen := func(port uint16, natt bool) (*tunnel.Socket, error) {
+		return tunnel.Listen(port, tunnel.DefaultMark, natt, func(data []byte, local, remote netip.AddrPort) {
+			in.Receive(ike.Datagram{Local: local, Remote: remote, NATT: natt, Data: data})
+		})
+	}
+	if s.ike, err = listen(port, false); err != nil {
+		return fmt.Errorf("open IKE port: %w", err)
+	}
+	if s.natt, err = listen(portNATT, true); err != nil {
+		return fmt.Errorf("open NAT traversal port: %w", err)
+	}
+	return nil
+}
+
+// Send implements Transport.
+func (s *sockets) Send(local, remote netip.AddrPort, natt bool, data []byte) error {
+	if natt {
+		return s.natt.SendIKE(data, local, remote)
+	}
+	return s.ike.SendIKE(data, local, remote)
+}
+
+// Keepalive implements Transport.
+func (s *sockets) Keepalive(local, remote netip.AddrPort) error {
+	return s.natt.SendKeepalive(local, remote)
+}
+
+// Close implements Transport.
+func (s *sockets) Close() error {
+	var errs []error
+	for _, socket := range []*tunnel.Socket{s.ike, s.natt} {
+		if socket != nil {
+			errs = append(errs, socket.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
