@@ -17,14 +17,18 @@ import (
 
 // Host is a network namespace of a Net.
 type Host struct {
-	net  *Net
-	name string
-	ns   string
+	net    *Net
+	name   string
+	ns     string
+	uplink string // the first device that Link made
 }
 
 // Name is the host's name in its Net; Namespace is that of its namespace.
 func (h *Host) Name() string      { return h.name }
 func (h *Host) Namespace() string { return h.ns }
+
+// Uplink is the host's first device that leads to another host.
+func (h *Host) Uplink() string { return h.uplink }
 
 // Net is the network the host belongs to.
 func (h *Host) Net() *Net { return h.net }

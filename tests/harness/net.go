@@ -222,6 +222,9 @@ func (n *Net) Link(a *Host, addrsA []string, b *Host, addrsB []string) error {
 		if err := ip("-n", end.h.ns, "link", "set", end.dev, "up"); err != nil {
 			return fmt.Errorf("link hosts: %w", err)
 		}
+		if end.h.uplink == "" {
+			end.h.uplink = end.dev
+		}
 	}
 	return nil
 }

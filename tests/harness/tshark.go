@@ -22,6 +22,8 @@ type Packet struct {
 	SrcPort  uint16 // of UDP; 0 without
 	DstPort  uint16
 
+	Protocol int // of the outer IP header
+
 	Keepalive bool // of NAT-T, RFC 3948 section 2.3
 
 	// Of ISAKMP: what is encrypted is there only where the key is known.
@@ -60,32 +62,36 @@ const (
 // The notifications that the tests look for (RFC 2408 section 3.14.1, RFC 2407
 // section 4.6.3, RFC 3706 section 5).
 const (
-	InvalidKeyInformation    = 17
-	PayloadMalformed         = 16
-	InvalidSPI               = 11
-	NoProposalChosen         = 14
-	InvalidIDInformation     = 18
-	InvalidHashInformation   = 23
-	AuthenticationFailed     = 24
-	ResponderLifetime        = 24576
-	InitialContact           = 24578
-	RUThere                  = 36136
-	RUThereAck               = 36137
-	fieldSeparator           = "\t"
-	occurrenceSeparator      = "|"
-	wiresharkFieldsPerPacket = 27
+	InvalidKeyInformation  = 17
+	PayloadMalformed       = 16
+	InvalidSPI             = 11
+	NoProposalChosen       = 14
+	InvalidIDInformation   = 18
+	InvalidHashInformation = 23
+	AuthenticationFailed   = 24
+	ResponderLifetime      = 24576
+	InitialContact         = 24578
+	RUThere                = 36136
+	RUThereAck             = 36137
 )
 
-var tsharkFields = [wiresharkFieldsPerPacket]string{
+const (
+	fieldSeparator      = "\t"
+	occurrenceSeparator = "|"
+	icmp, icmp6         = 1, 58 // IP protocols
+)
+
+var tsharkFields = []string{
 	"frame.number", "frame.time_relative", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "udp.srcport", "udp.dstport",
 	"isakmp.exchangetype", "isakmp.ispi", "isakmp.rspi", "isakmp.messageid", "isakmp.flag_e", "isakmp.typepayload",
 	"isakmp.notify.msgtype", "isakmp.delete.protoid", "isakmp.delete.spi", "isakmp.ipsec.attr.group_description",
 	"_ws.malformed", "esp.spi", "esp.sequence", "esp.icv_good", "esp.icv_bad", "esp.protocol", "ah.spi", "ah.sequence",
-	"udpencap.nat_keepalive",
+	"udpencap.nat_keepalive", "ip.proto", "ipv6.nxt",
 }
 
 // Dissect has tshark read a capture with the keys in a directory of Wireshark's
-// tables, and returns the packets of IKE, ESP and AH. An empty directory name
+// tables, and returns the packets of IKE, ESP and AH, not those that an ICMP
+// error quotes. An empty directory name
 // stands for no keys.
 func Dissect(pcap, keyDir string) ([]Packet, error) {
 	config, err := os.MkdirTemp("", "wireshark")
@@ -132,7 +138,9 @@ func Dissect(pcap, keyDir string) ([]Packet, error) {
 		if len(fields) != len(tsharkFields) {
 			return nil, fmt.Errorf("dissect %s: %d fields in %q", pcap, len(fields), line)
 		}
-		packets = append(packets, parsePacket(fields))
+		if p := parsePacket(fields); p.Protocol != icmp && p.Protocol != icmp6 {
+			packets = append(packets, p)
+		}
 	}
 	return packets, nil
 }
@@ -161,6 +169,7 @@ func parsePacket(fields []string) Packet {
 	}
 	p := Packet{
 		Frame:         int(parseNumber(first("frame.number"))),
+		Protocol:      int(parseNumber(first("ip.proto", "ipv6.nxt"))),
 		SrcPort:       uint16(parseNumber(first("udp.srcport"))),
 		DstPort:       uint16(parseNumber(first("udp.dstport"))),
 		Keepalive:     all["udpencap.nat_keepalive"] != nil,

@@ -138,6 +138,16 @@ func (d *duo) settled(t *testing.T, name string) (q, s harness.ChildSA) {
 	return q, s
 }
 
+// established returns the peer's IKE SA once it has one.
+func established(t *testing.T, p *harness.Peer) (sa harness.IKESA) {
+	t.Helper()
+	ok(t, harness.Poll(5*time.Second, func() (err error) {
+		sa, err = p.IKE("net")
+		return err
+	}))
+	return sa
+}
+
 // gone waits until neither end has a child of the name.
 func (d *duo) gone(t *testing.T, name string) {
 	t.Helper()
@@ -174,10 +184,17 @@ func (d *duo) ping(t *testing.T, lan int) {
 	d.pingBetween(t, fmt.Sprintf("10.1.%d.1", lan), fmt.Sprintf("10.2.%d.1", lan))
 }
 
+// pingBetween is ping from an address of quicksand's site to one of
+// strongSwan's.
 func (d *duo) pingBetween(t *testing.T, src, dst string) {
 	t.Helper()
-	d.warm(t, src, dst)
-	r, err := d.q.Host.Ping(harness.Ping{Source: src, Dest: dst, Count: 3, Interval: 2 * time.Millisecond})
+	pingFrom(t, d.q.Host, src, dst)
+}
+
+func pingFrom(t *testing.T, h *harness.Host, src, dst string) {
+	t.Helper()
+	warm(t, h, src, dst)
+	r, err := h.Ping(harness.Ping{Source: src, Dest: dst, Count: 3, Interval: 2 * time.Millisecond})
 	ok(t, err)
 	if r.Lost() != 0 {
 		t.Errorf("ping from %s to %s: %v", src, dst, r)
@@ -185,10 +202,10 @@ func (d *duo) pingBetween(t *testing.T, src, dst string) {
 }
 
 // warm waits for the first answer to a ping.
-func (d *duo) warm(t *testing.T, src, dst string) {
+func warm(t *testing.T, h *harness.Host, src, dst string) {
 	t.Helper()
-	ok(t, harness.Poll(10*time.Second, func() error {
-		r, err := d.q.Host.Ping(harness.Ping{Source: src, Dest: dst, Count: 1, Linger: 300 * time.Millisecond})
+	ok(t, harness.Poll(15*time.Second, func() error {
+		r, err := h.Ping(harness.Ping{Source: src, Dest: dst, Count: 1, Linger: 200 * time.Millisecond})
 		if err == nil && r.Received == 0 {
 			err = fmt.Errorf("no answer to a ping from %s to %s", src, dst)
 		}
@@ -201,11 +218,7 @@ func (d *duo) warm(t *testing.T, src, dst string) {
 // is malformed or has a wrong ICV.
 func (d *duo) capture(t *testing.T) (judge func(...harness.ChildSA) []harness.Packet) {
 	t.Helper()
-	dev := "to-b"
-	if d.q.Host.Name() == "b" {
-		dev = "to-n"
-	}
-	c, err := d.q.Host.Capture(dev)
+	c, err := d.q.Host.Capture(d.q.Host.Uplink())
 	ok(t, err)
 	return func(children ...harness.ChildSA) []harness.Packet {
 		t.Helper()
