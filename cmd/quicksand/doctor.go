@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
+
+	"quicksand/accel"
+	"quicksand/internal/swanctl"
+)
+
+// status is the outcome of a check.
+type status string
+
+// The outcomes. What is absent is worth having and can be done without; a
+// problem keeps the daemon from its work.
+const (
+	good    status = "ok"
+	absent  status = "absent"
+	problem status = "problem"
+)
+
+// finding is a check's outcome and what it stands on.
+type finding struct {
+	Check  string `json:"check"`
+	Status status `json:"status"`
+	Detail string `json:"detail"`
+}
+
+// doctor checks what the daemon would find if it were started now.
+func doctor(ctx context.Context, e *env, args []string) error {
+	e.control()
+	config := e.flags.String("config", defaultConfig, "the swanctl.conf that run is to be given")
+	settings := e.flags.String("settings", defaultSettings, "the quicksand.conf that run is to be given")
+	asJSON := e.flags.Bool("json", false, "print JSON")
+	if err := e.parse(args); err != nil {
+		return err
+	}
+	found := checkProcessor()
+	f, set := checkSettings(*settings)
+	found = append(found, f, checkConfig(*config))
+	found = append(found, checkCores(set)...)
+	f, runs := checkDaemon(ctx, e)
+	found = append(found, checkCapabilities(), checkTUN(), f)
+	for _, port := range []uint16{set.Port, set.PortNATT} {
+		found = append(found, checkPort(port, runs))
+	}
+	if err := e.printFindings(found, *asJSON); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(found, func(f finding) bool { return f.Status == problem }) {
+		return errSilent
+	}
+	return nil
+}
+
+func (e *env) printFindings(found []finding, asJSON bool) error {
+	if asJSON {
+		enc := json.NewEncoder(e.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(found)
+	}
+	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+	for _, f := range found {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Check, f.Status, f.Detail)
+	}
+	return w.Flush()
+}
+
+func checkProcessor() []finding {
+	cpu := accel.Detect()
+	var levels []string
+	for _, l := range cpu.Levels() {
+		levels = append(levels, l.String())
+	}
+	found := []finding{
+		{"processor", good, cpu.Name},
+		{"AES-GCM levels", good, strings.Join(levels, ", ") + " (best first)"},
+	}
+	for _, s := range cpu.Support() {
+		f := finding{"processor: " + s.Feature.String(), good, s.Reason}
+		if !s.OK {
+			f.Status = absent
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// checkSettings also returns the settings, the default ones where the file has
+// errors.
+func checkSettings(path string) (finding, *swanctl.Settings) {
+	const name = "quicksand.conf"
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return finding{name, good, path + " is not there: the defaults hold"}, swanctl.DefaultSettings()
+	}
+	s, err := swanctl.LoadSettings(path)
+	if err != nil {
+		return finding{name, problem, err.Error()}, swanctl.DefaultSettings()
+	}
+	return finding{name, good, path}, s
+}
+
+func checkConfig(path string) finding {
+	const name = "swanctl.conf"
+	c, err := swanctl.Load(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return finding{name, absent, path + " is not there"}
+	}
+	if err != nil {
+		return finding{name, problem, err.Error()}
+	}
+	return finding{name, good, fmt.Sprintf("%s: %d connections, %d secrets", path, len(c.Connections), len(c.Secrets))}
+}
+
+func checkCores(s *swanctl.Settings) []finding {
+	allowed, err := accel.Allowed()
+	if err != nil {
+		return []finding{{"CPUs", problem, err.Error()}}
+	}
+	found := []finding{{"CPUs", good, accel.FormatCPUs(allowed) + " may be used"}}
+	for _, c := range []struct {
+		name  string
+		cores []int
+	}{{"dh_cores", s.DHCores}, {"worker_cores", s.WorkerCores}} {
+		f := finding{c.name, good, "chosen by the daemon"}
+		if c.cores != nil {
+			f.Detail = accel.FormatCPUs(c.cores)
+		}
+		var missing []int
+		for _, n := range c.cores {
+			if !slices.Contains(allowed, n) {
+				missing = append(missing, n)
+			}
+		}
+		if missing != nil {
+			f.Status, f.Detail = problem, accel.FormatCPUs(missing)+" may not be used"
+		} else if c.name == "dh_cores" && len(c.cores) >= len(allowed) {
+			f.Status, f.Detail = problem, "no CPU is left for the rest of the daemon"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// checkCapabilities looks for what tunnels, raw sockets and the IKE ports need
+// (capabilities(7)).
+func checkCapabilities() finding {
+	const name = "permissions"
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return finding{name, problem, fmt.Sprintf("read capabilities: %v", err)}
+	}
+	var has, lacks []string
+	for _, c := range []struct {
+		number int
+		name   string
+	}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_NET_RAW, "CAP_NET_RAW"}, {unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"}} {
+		if data[c.number/32].Effective>>(c.number%32)&1 == 1 {
+			has = append(has, c.name)
+		} else {
+			lacks = append(lacks, c.name)
+		}
+	}
+	if lacks != nil {
+		return finding{name, problem, "user " + fmt.Sprint(os.Geteuid()) + " lacks " + strings.Join(lacks, ", ")}
+	}
+	return finding{name, good, strings.Join(has, ", ")}
+}
+
+// checkTUN opens the TUN driver, without making a device, and asks it for what
+// the user-space tunnel needs.
+func checkTUN() finding {
+	const name, path = "TUN", "/dev/net/tun"
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return finding{name, problem, fmt.Sprintf("open %s: %v", path, err)}
+	}
+	defer unix.Close(fd)
+	features, err := unix.IoctlGetUint32(fd, unix.TUNGETFEATURES)
+	if err != nil {
+		return finding{name, problem, fmt.Sprintf("ask %s for its features: %v", path, err)}
+	}
+	if features&unix.IFF_VNET_HDR == 0 {
+		return finding{name, problem, path + " has no vnet_hdr"}
+	}
+	return finding{name, good, path + " with vnet_hdr"}
+}
+
+// checkDaemon also reports whether a daemon answers.
+func checkDaemon(ctx context.Context, e *env) (finding, bool) {
+	const name = "daemon"
+	m, err := e.call(ctx, "version", nil, "", nil)
+	if err != nil {
+		return finding{name, absent, err.Error()}, false
+	}
+	return finding{name, good, fmt.Sprintf("%s %s runs", m.Get("daemon"), m.Get("version"))}, true
+}
+
+func checkPort(port uint16, runs bool) finding {
+	name := fmt.Sprintf("UDP port %d", port)
+	c, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
+	switch {
+	case err == nil:
+		c.Close()
+		return finding{name, good, "free"}
+	case errors.Is(err, unix.EADDRINUSE) && runs:
+		return finding{name, good, "in use, while a daemon runs"}
+	}
+	return finding{name, problem, err.Error()}
+}
