@@ -170,6 +170,7 @@ const (
 	ChildInstalled  ChildState = "INSTALLED"
 	ChildRekeying   ChildState = "REKEYING"
 	ChildSuperseded ChildState = "REKEYED"
+	ChildDeleted    ChildState = "DELETED"
 )
 
 // IKEInfo describes an IKE SA.

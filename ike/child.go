@@ -62,6 +62,7 @@ const (
 	overlapExtra = 7 * time.Second
 	afterDelete  = time.Second
 	twins        = 5 * time.Second
+	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
 	maxReplaced  = 16
 )
 
@@ -429,6 +430,19 @@ func (c *child) remove(notify bool) {
 		e.log(s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} closed: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
 		e.emit(ChildUpdown{Up: false, IKE: ike, Child: c.info()})
 	}
+	c.state = ChildDeleted
+}
+
+// removeAll takes children out and returns those that were in use.
+func removeAll(children []*child, notify bool) []*child {
+	var live []*child
+	for _, c := range slices.Clone(children) {
+		if c.live() {
+			live = append(live, c)
+		}
+		c.remove(notify)
+	}
+	return live
 }
 
 // discard takes out a pair whose Quick Mode failed after it was installed.
@@ -465,10 +479,11 @@ func (s *ikeSA) adoptOrphans() {
 // idle ends an IKE SA that protects the identities of one Quick Mode only (RFC
 // 2409 section 8), a little later so that the last message can be repeated.
 func (s *ikeSA) idle() {
-	if !s.conn.IdentityPFS || !s.initiator || s.state != IKEEstablished || s.doom != nil {
+	if !s.conn.IdentityPFS || !s.initiator || s.state != IKEEstablished {
 		return
 	}
-	s.doom = s.e.after(twins, func() {
+	s.e.stop(s.doom)
+	s.doom = s.e.after(idleTime, func() {
 		s.doom = nil
 		if len(s.quick) > 0 || len(s.children) == 0 {
 			return

@@ -190,6 +190,7 @@ func (s *ikeSA) renew() {
 	s.e.log(s, 0, slog.LevelInfo, "renewing the IKE SA")
 	n := s.e.initiateMain(s.conn, s.local, s.remote, s.natt)
 	n.renews = s
+	n.begin()
 }
 
 // retryRenew has another attempt made while there is time.
@@ -217,11 +218,15 @@ func (s *ikeSA) establish() {
 		e.log(s, 0, slog.LevelInfo, "peer does not support dead peer detection")
 	}
 	s.replaceOthers()
-	s.adoptOrphans()
+	current := s
+	if s.renewedBy != nil {
+		current = s.renewedBy
+	}
+	current.adoptOrphans()
 	wanted := s.wanted
 	s.wanted = nil
 	for _, w := range wanted {
-		s.start(w)
+		current.start(w)
 	}
 	s.main.command = 0
 }
@@ -256,6 +261,9 @@ func (s *ikeSA) replaceOthers() {
 	}
 	slices.SortFunc(others, func(a, b *ikeSA) int { return int(a.id) - int(b.id) })
 	for _, o := range others {
+		if s.state != IKEEstablished {
+			return
+		}
 		if o.remote.Addr() == s.remote.Addr() && s.conn.Unique != UniqueNever {
 			s.takeOver(o)
 		} else if s.conn.Unique == UniqueReplace {
@@ -288,6 +296,7 @@ func (s *ikeSA) takeOver(o *ikeSA) {
 	if winner.initiator {
 		wait = 10 * time.Second
 	}
+	s.e.stop(loser.doom)
 	loser.doom = s.e.after(wait, func() { loser.terminate(errReplaced) })
 }
 
@@ -326,6 +335,7 @@ func (s *ikeSA) remove(err error) {
 	if s.renews != nil && !up {
 		s.renews.retryRenew()
 	}
+	s.state = IKEDeleting
 	s.wipe()
 	s.cipher = nil
 	if up {
@@ -336,9 +346,7 @@ func (s *ikeSA) remove(err error) {
 // terminate deletes the children and then the IKE SA itself, and tells the
 // peer.
 func (s *ikeSA) terminate(err error) {
-	for _, c := range slices.Clone(s.children) {
-		c.remove(true)
-	}
+	removeAll(s.children, true)
 	s.sendDelete(isakmp.ProtoISAKMP)
 	s.remove(err)
 }

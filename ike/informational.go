@@ -205,23 +205,16 @@ func (s *ikeSA) deletedByPeer() {
 	if s.conn.IdentityPFS {
 		s.disown()
 	}
-	gone := slices.Clone(s.children)
-	for _, c := range gone {
-		c.remove(false)
-	}
+	gone := removeAll(s.children, false)
 	s.remove(errDeleted)
 	for _, c := range gone {
-		if c.live() {
-			c.again(c.cfg.CloseAction)
-		}
+		c.again(c.cfg.CloseAction)
 	}
 }
 
 // drop forgets an IKE SA and its children without a word to the peer.
 func (s *ikeSA) drop(err error) {
-	for _, c := range slices.Clone(s.children) {
-		c.remove(false)
-	}
+	removeAll(s.children, false)
 	s.remove(err)
 }
 
@@ -407,12 +400,10 @@ func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
 func (s *ikeSA) dead() {
 	s.e.count("ike.dead-peers")
 	s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer %s does not answer since %s; giving it up", s.remote, s.e.now.Sub(s.lastHeard).Round(time.Second)))
-	gone := slices.Clone(s.children)
-	s.drop(errDead)
+	gone := removeAll(s.children, false)
+	s.remove(errDead)
 	for _, c := range gone {
-		if c.live() {
-			c.again(c.cfg.DPDAction)
-		}
+		c.again(c.cfg.DPDAction)
 	}
 }
 

@@ -582,19 +582,14 @@ func (x *exchange) answer() []byte {
 
 // failQuick ends a Quick Mode that did not come off.
 func (x *exchange) failQuick(err error) {
-	s, q := x.s, x.q
+	s := x.s
 	delete(s.quick, x.mid)
 	x.close()
 	x.release(err)
-	if old := q.replaces; old != nil && old.rekeying == x {
-		old.rekeying = nil
-		old.state = ChildInstalled
-		old.retryRekey()
-	}
 	s.idle()
 }
 
-// release gives back what a Quick Mode held.
+// release gives back what a Quick Mode held that did not come off.
 func (x *exchange) release(err error) {
 	q := x.q
 	for p, spi := range q.spis {
@@ -603,6 +598,13 @@ func (x *exchange) release(err error) {
 	q.spis = nil
 	if q.child != nil && q.child.state == ChildInstalling {
 		q.child.discard()
+	}
+	if old := q.replaces; old != nil && old.rekeying == x {
+		old.rekeying = nil
+		if old.state == ChildRekeying {
+			old.state = ChildInstalled
+			old.retryRekey()
+		}
 	}
 	x.e.done(x.command, err)
 }
