@@ -139,8 +139,11 @@ func (i *Inbound) sequence(p *Packet, low uint32) error {
 
 // accept takes an ESP packet that came through the cipher.
 func (i *Inbound) accept(p *Packet, authentic bool) error {
-	if !authentic {
+	switch {
+	case !authentic:
 		return ErrICV
+	case i.tally.expired(&i.Usage):
+		return ErrExpired // by the packets before it in the batch
 	}
 	if fresh := i.replay.Update(p.Seq); !fresh && !i.noReplay {
 		return ErrReplay // twice in one batch
