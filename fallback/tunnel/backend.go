@@ -107,7 +107,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	if err := p.Supports(q); err != nil {
 		return fail(err)
 	}
-	pr := &pair{id: q.ID, spi: q.In.SPI, path: pathOf(q)}
+	pr := &pair{id: q.ID, spi: q.In.SPI, path: pathOf(q), transport: q.Mode == sa.Transport}
 	var err error
 	if pr.out, err = esp.NewOutbound(q); err != nil {
 		return fail(err)

@@ -53,6 +53,7 @@ func needRoot(t testing.TB) {
 // site is a namespace and the helper process in it.
 type site struct {
 	t      testing.TB
+	peer   *site
 	ns     string
 	helper *exec.Cmd
 	stdin  io.WriteCloser
@@ -103,6 +104,7 @@ func newSites(t testing.TB) (a, b *site) {
 	t.Helper()
 	needRoot(t)
 	a, b = &site{t: t, ns: newNamespace(t, "a")}, &site{t: t, ns: newNamespace(t, "b")}
+	a.peer, b.peer = b, a
 	joinNamespaces(t, a.ns, "eth0", b.ns, "eth0", 1500)
 	for _, s := range []struct {
 		*site
@@ -123,6 +125,7 @@ func newRoutedSites(t testing.TB) (a, b *site) {
 	needRoot(t)
 	a, b = &site{t: t, ns: newNamespace(t, "a")}, &site{t: t, ns: newNamespace(t, "b")}
 	r := &site{t: t, ns: newNamespace(t, "r")}
+	a.peer, b.peer = b, a
 	joinNamespaces(t, a.ns, "eth0", r.ns, "ra", 1500)
 	joinNamespaces(t, b.ns, "eth0", r.ns, "rb", 1300)
 	r.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
@@ -246,12 +249,13 @@ func connect(a, b *site, p pairSpec) {
 	b.do("activate", p.mirror())
 }
 
-// ping sends echo requests fast and wants every one answered.
+// ping sends echo requests and wants every one answered. They are sent at
+// once: ping then waits long enough for the last one, on a busy machine too.
 func (s *site) ping(to, args string) {
 	s.t.Helper()
-	out, err := tryShell("ip netns exec %s ping -c 5 -i 0.01 -W 2 %s %s", s.ns, args, to)
+	out, err := tryShell("ip netns exec %s ping -c 5 -l 5 -W 5 %s %s", s.ns, args, to)
 	if err != nil || !strings.Contains(out, " 0% packet loss") {
-		s.t.Fatalf("ping %s %s from %s: %v\n%s\n%v", args, to, s.ns, err, out, s.do("stats", pairSpec{}).Stats)
+		s.t.Fatalf("ping %s %s from %s: %v\n%s\n%s%s", args, to, s.ns, err, out, s.dropped(), s.peer.dropped())
 	}
 }
 
@@ -263,6 +267,18 @@ func (s *site) noPing(to, args string) string {
 		s.t.Fatalf("ping %s %s from %s is answered:\n%s", args, to, s.ns, out)
 	}
 	return out
+}
+
+// dropped says what the plane and the kernel of the site dropped.
+func (s *site) dropped() string {
+	var b strings.Builder
+	for name, n := range s.do("stats", pairSpec{}).Stats {
+		if n != 0 {
+			fmt.Fprintf(&b, "%s: %s %d\n", s.ns, name, n)
+		}
+	}
+	kernel, _ := tryShell("ip netns exec %s nstat -as | grep -E 'Discard|Drop|Err|Filter|Fail|Unknown|NoPorts|Martian'", s.ns)
+	return b.String() + kernel
 }
 
 func (s *site) stat(name string) uint64 {

@@ -33,6 +33,7 @@ type outbound struct {
 	packets []esp.Packet
 	runs    []run
 	notices [][]byte // ICMP messages, at tunHeadroom
+	parts   reassembler
 }
 
 // run is packets[lo:hi], all of one pair.
@@ -119,12 +120,27 @@ func (p *Plane) classify(o *outbound, buf []byte, n int) {
 		p.stats.count(outExpired)
 		return
 	}
-	if n > int(pr.inner.Load()) && h.DF && (h.Src.Is4() || n > 1280) {
+	if pr.transport && h.Fragment {
+		whole, length, ok := o.parts.add(h, packet[:h.Len])
+		if !ok {
+			p.stats.count(outFragment)
+		}
+		if whole != nil {
+			o.add(pr, whole, length)
+		}
+		return
+	}
+	if h.Len > int(pr.inner.Load()) && h.DF && (h.Src.Is4() || h.Len > 1280) {
 		p.stats.count(outTooBig)
 		p.notice(o, packet, int(pr.inner.Load()))
 		return
 	}
-	o.packets = append(o.packets, esp.Packet{Buf: buf, Off: esp.Headroom, Len: h.Len})
+	o.add(pr, buf, h.Len)
+}
+
+// add adds a packet of the pair to the batch.
+func (o *outbound) add(pr *pair, buf []byte, n int) {
+	o.packets = append(o.packets, esp.Packet{Buf: buf, Off: esp.Headroom, Len: n})
 	last := len(o.packets)
 	if k := len(o.runs); k > 0 && o.runs[k-1].pair == pr {
 		o.runs[k-1].hi = last

@@ -108,6 +108,8 @@ type pair struct {
 	path  Path // MTU is in mtu
 	out   *esp.Outbound
 
+	transport bool
+
 	mtu   atomic.Int32 // path's
 	inner atomic.Int32 // longest inner packet that fits it
 
