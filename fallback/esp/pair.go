@@ -70,6 +70,9 @@ func (a *association) Update(p *sa.Pair) error {
 	if !local.IsValid() || local.Addr().BitLen() != remote.Addr().BitLen() {
 		return fmt.Errorf("make SA: endpoints %s and %s are not of one family", p.Local.Addr(), p.Remote.Addr())
 	}
+	if p.Encap && p.Suite.Protocol == sa.AH {
+		return fmt.Errorf("make SA: AH covers the addresses that a NAT changes, and has no UDP encapsulation")
+	}
 	a.local, a.remote, a.encap = local, remote, p.Encap
 	return nil
 }

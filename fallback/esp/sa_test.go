@@ -394,6 +394,29 @@ func TestSealRefuses(t *testing.T) {
 	}
 }
 
+// TestUsageElsewhere reads the counters while another goroutine carries
+// packets, as the race detector sees.
+func TestUsageElsewhere(t *testing.T) {
+	pair := newPair(gcm16, sa.Tunnel, false, false)
+	o := mustOutbound(t, pair)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 200 {
+			seal(o, udp("10.0.0.1", "10.1.0.1", 1))
+			seal(o, nil)
+		}
+	}()
+	for last := uint64(0); last < 200; {
+		n := o.Counters().Packets
+		if n < last || o.HardReached() || o.SoftReached() || len(o.Drops()) > 1 {
+			t.Fatal("counters went back")
+		}
+		last = n
+	}
+	<-done
+}
+
 func TestNewRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(p *sa.Pair)
@@ -406,6 +429,7 @@ func TestNewRefuses(t *testing.T) {
 		"families":     {func(p *sa.Pair) { p.Local = netip.MustParseAddrPort("[::1]:1") }, nil},
 		"no endpoints": {func(p *sa.Pair) { p.Local, p.Remote = netip.AddrPort{}, netip.AddrPort{} }, nil},
 		"AH, cipher":   {func(p *sa.Pair) { p.Suite.Protocol = sa.AH }, aead.ErrSuite},
+		"AH in UDP":    {func(p *sa.Pair) { *p = *newPair(ah256, sa.Tunnel, false, false); p.Encap = true }, nil},
 		"AH, no HMAC":  {func(p *sa.Pair) { p.Suite = sa.Suite{Protocol: sa.AH} }, aead.ErrSuite},
 	} {
 		pair := newPair(gcm16, sa.Tunnel, false, false)
