@@ -35,6 +35,7 @@ func TestConverge(t *testing.T) {
 func converge(t *testing.T, seed uint64) {
 	s := newSim(t, seed)
 	s.trace = *simSeed != 0
+	identityPFS := s.rand.IntN(4) == 0
 	a, b := s.pair(func(a, b *Config) {
 		for _, c := range []*Config{a, b} {
 			conn, child := c.Connections[0], c.Connections[0].Children[0]
@@ -49,9 +50,7 @@ func converge(t *testing.T, seed uint64) {
 			if s.rand.IntN(4) == 0 {
 				child.Proposals[0] = mustESP("aes256-sha256")
 			}
-			if s.rand.IntN(4) == 0 {
-				conn.IdentityPFS = true
-			}
+			conn.IdentityPFS = identityPFS
 		}
 	})
 	b.e.commitBit = s.rand.IntN(4) == 0
@@ -99,6 +98,11 @@ func converge(t *testing.T, seed uint64) {
 		}
 		if t.Failed() {
 			return
+		}
+	}
+	for range 5 {
+		if len(a.e.waiting)+len(b.e.waiting) > 0 {
+			s.run(time.Second) // a computation is under way
 		}
 	}
 	for _, n := range ends {
