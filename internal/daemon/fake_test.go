@@ -324,6 +324,11 @@ func (r fakeResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Ad
 	return nil, fmt.Errorf("lookup %s: no such host", host)
 }
 
+// collect returns a function that adds lines' texts to a list.
+func collect(to *[]string) func(vici.Line) {
+	return func(l vici.Line) { *to = append(*to, l.Text) }
+}
+
 func mustAddrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 var (
