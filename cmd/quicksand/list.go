@@ -249,8 +249,8 @@ func stats(ctx context.Context, e *env, args []string) error {
 	fmt.Fprintf(w, "IKE SAs\t%s, of which %s half-open\n", sas.Get("total"), sas.Get("half-open"))
 	fmt.Fprintf(w, "child SAs\t%s\n", m.Sub("childsas").Get("total"))
 	fmt.Fprintf(w, "engines\t%s\n", strings.Join(m.List("plugins"), ", "))
-	fmt.Fprintf(w, "Diffie-Hellman\t%s workers, %s busy, %s computations waiting\n",
-		workers.Get("total"), workers.Sub("active").Get("medium"), m.Sub("queues").Get("medium"))
+	fmt.Fprintf(w, "Diffie-Hellman\t%s of %s workers busy, %s computations waiting\n",
+		workers.Sub("active").Get("medium"), workers.Get("total"), m.Sub("queues").Get("medium"))
 	fmt.Fprintf(w, "timers\t%s\n", m.Get("scheduled"))
 	fmt.Fprintf(w, "heap\t%s bytes in %s objects\n", mem.Get("total"), mem.Get("allocs"))
 	return w.Flush()

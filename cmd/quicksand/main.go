@@ -98,6 +98,7 @@ type verb struct {
 }
 
 var verbs = []verb{
+	{"run", "start the daemon in the foreground", runDaemon},
 	{"doctor", "tell what this machine offers the daemon", doctor},
 	{"load-all", "load connections and secrets of a swanctl.conf into the daemon", loadAll},
 	{"list-conns", "list the connections that are loaded", listConns},
@@ -119,6 +120,7 @@ var verbs = []verb{
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -344,7 +344,7 @@ func TestControl(t *testing.T) {
 	}
 	stdout, _, _ := command(t, "stats", "--uri", uri)
 	for _, want := range []string{"uptime          3 hours, since ", "IKE SAs         5, of which 2 half-open\n", "child SAs       7\n",
-		"engines         kernel, userspace\n", "Diffie-Hellman  4 workers, 1 busy, 3 computations waiting\n", "timers          9\n"} {
+		"engines         kernel, userspace\n", "Diffie-Hellman  1 of 4 workers busy, 3 computations waiting\n", "timers          9\n"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stats prints\n%s\nwhich lacks %q", stdout, want)
 		}
@@ -369,6 +369,25 @@ func TestLoadAllIsWhole(t *testing.T) {
 	empty := write(t, "swanctl.conf", "")
 	if stdout, stderr, exit := command(t, "load-all", "--uri", uri, "--file", empty); exit != exitOK || stdout != "unloaded secret 'ike-old'\nunloaded secret 'ike-site'\n" {
 		t.Errorf("an empty file: exit %d: %s%s", exit, stdout, stderr)
+	}
+}
+
+// TestRunRefuses starts the daemon with files that it cannot take.
+func TestRunRefuses(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	bad := write(t, "bad.conf", "quicksand {\n  no_such_setting = 1\n}\n")
+	settings := write(t, "quicksand.conf", "")
+	wrong := write(t, "swanctl.conf", strings.Replace(configuration, "rekey_bytes", "rekey_bites", 1))
+	for _, c := range []struct{ line, want string }{
+		{"--settings " + none, none + ": no such file"},
+		{"--settings " + bad, bad + ":2: quicksand.no_such_setting"},
+		{"--settings " + settings + " --config " + none, none + ": no such file"},
+		{"--settings " + settings + " --config " + wrong, "rekey_bites"},
+	} {
+		stdout, stderr, exit := command(t, append([]string{"run"}, strings.Fields(c.line)...)...)
+		if exit != exitFailed || stdout != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("run %s: exit %d\n%s%s", c.line, exit, stdout, stderr)
+		}
 	}
 }
 

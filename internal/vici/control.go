@@ -51,36 +51,48 @@ func (c control) run(ctx context.Context, late string, f func(ctx context.Contex
 		go f(context.WithoutCancel(ctx), func(Line) {})
 		return nil
 	}
-	limited, cancel := ctx, context.CancelFunc(func() {})
-	if c.timeout > 0 {
-		limited, cancel = context.WithTimeout(ctx, c.timeout)
-	}
+	limited, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if c.timeout > 0 {
+		var stop context.CancelFunc
+		limited, stop = context.WithTimeout(limited, c.timeout)
+		defer stop()
+	}
 	lines := make(chan Line, controlLines)
 	result := make(chan error, 1)
 	go func() {
-		err := f(limited, func(l Line) {
+		result <- f(limited, func(l Line) {
 			select {
 			case lines <- l:
 			default:
 			}
 		})
-		close(lines)
-		result <- err
 	}()
-	for l := range lines {
-		if int64(logLevel(l.Level)) > c.level {
-			continue
-		}
-		if c.emit(evControlLog, renderLine(l)) != nil {
-			cancel() // the client is gone; the rest of the lines have no reader
+	for {
+		select {
+		case l := <-lines:
+			if !c.print(l) {
+				cancel() // the client is gone, and nobody waits any more
+			}
+		case err := <-result:
+			for len(lines) > 0 {
+				c.print(<-lines)
+			}
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				err = fmt.Errorf("%s after %dms", late, c.timeout.Milliseconds())
+			}
+			return err
 		}
 	}
-	err := <-result
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return fmt.Errorf("%s after %dms", late, c.timeout.Milliseconds())
+}
+
+// print streams a line, where the client wants its level, and reports whether
+// the client still listens.
+func (c control) print(l Line) bool {
+	if int64(logLevel(l.Level)) > c.level {
+		return true
 	}
-	return err
+	return c.emit(evControlLog, renderLine(l)) == nil
 }
 
 func (v *service) initiate(ctx context.Context, req *Message, emit func(string, *Message) error) (*Message, error) {

@@ -26,7 +26,7 @@ import (
 const limit = 20 * time.Second
 
 // serve starts the server on a socket of its own and stops it with the test.
-func serve(t *testing.T, s *Server) (stop func()) {
+func serve(t testing.TB, s *Server) (stop func()) {
 	t.Helper()
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)

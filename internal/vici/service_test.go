@@ -368,3 +368,26 @@ func TestLogIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkListSAs lists 1000 IKE SAs with a child each over the socket.
+func BenchmarkListSAs(b *testing.B) {
+	f := &fake{counts: map[string]uint64{}}
+	for i := range 1000 {
+		sa := established(time.Minute, time.Now())
+		sa.ID = uint32(i)
+		f.sas = append(f.sas, sa)
+	}
+	s := New(f, Options{Path: filepath.Join(b.TempDir(), "vici.sock"), Logger: slog.New(slog.DiscardHandler)})
+	serve(b, s)
+	c, err := Dial(b.Context(), s.options.Path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	for b.Loop() {
+		n := 0
+		if _, err := c.Call(b.Context(), "list-sas", nil, evListSA, func(*Message) { n++ }); err != nil || n != 1000 {
+			b.Fatal(n, err)
+		}
+	}
+}
