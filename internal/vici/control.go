@@ -38,8 +38,9 @@ func newControl(req *Message, emit func(string, *Message) error) (control, error
 	if req.find("loglevel") == nil {
 		level = 1
 	}
+	ms = max(ms, -1)
 	if ms > math.MaxInt64/int64(time.Millisecond) {
-		ms = 0
+		ms = 0 // longer than there are years to wait
 	}
 	return control{time.Duration(ms) * time.Millisecond, level, emit}, nil
 }
