@@ -64,7 +64,8 @@ type ChildSA struct {
 	RemoteTS   []string `vici:"remote-ts"`
 	// What quicksand adds: where the pair runs.
 	Placement string `vici:"placement"`
-	Device    string `vici:"device"`
+	Device    string `vici:"placement-device"`
+	Detail    string `vici:"placement-detail"`
 }
 
 // Suite is the child's algorithms and PFS group in one word.
@@ -108,33 +109,53 @@ func listSAs(socket string) ([]IKESA, error) {
 		return nil, fmt.Errorf("list SAs: %w", err)
 	}
 	defer session.Close()
+	// The client's own streaming sometimes takes the response before the events
+	// that came ahead of it, and loses these.
+	const most = 4096
+	events := make(chan vici.Event, most)
+	session.NotifyEvents(events)
+	if err := session.Subscribe("list-sa"); err != nil {
+		return nil, fmt.Errorf("list SAs: %w", err)
+	}
+	if _, err := session.Call(ctx, "list-sas", nil); err != nil {
+		return nil, fmt.Errorf("list SAs: %w", err)
+	}
 	var out []IKESA
-	for m, err := range session.CallStreaming(ctx, "list-sas", "list-sa", nil) {
-		if err != nil {
-			return nil, fmt.Errorf("list SAs: %w", err)
-		}
+	for len(events) > 0 {
+		m := (<-events).Message
 		for _, name := range m.Keys() {
 			section, ok := m.Get(name).(*vici.Message)
 			if !ok {
 				continue
 			}
-			sa := IKESA{Name: name}
-			if err := vici.UnmarshalMessage(section, &sa); err != nil {
+			sa, err := readSA(name, section)
+			if err != nil {
 				return nil, fmt.Errorf("list SAs: %w", err)
-			}
-			if sa.ChildSections != nil {
-				for _, key := range sa.ChildSections.Keys() {
-					var c ChildSA
-					if sub, ok := sa.ChildSections.Get(key).(*vici.Message); ok {
-						if err := vici.UnmarshalMessage(sub, &c); err != nil {
-							return nil, fmt.Errorf("list SAs: %w", err)
-						}
-						sa.Children = append(sa.Children, c)
-					}
-				}
 			}
 			out = append(out, sa)
 		}
 	}
 	return out, nil
+}
+
+func readSA(name string, section *vici.Message) (IKESA, error) {
+	sa := IKESA{Name: name}
+	if err := vici.UnmarshalMessage(section, &sa); err != nil {
+		return sa, err
+	}
+	if sa.ChildSections == nil {
+		return sa, nil
+	}
+	for _, key := range sa.ChildSections.Keys() {
+		sub, ok := sa.ChildSections.Get(key).(*vici.Message)
+		if !ok {
+			continue
+		}
+		var c ChildSA
+		if err := vici.UnmarshalMessage(sub, &c); err != nil {
+			return sa, err
+		}
+		sa.Children = append(sa.Children, c)
+	}
+	return sa, nil
 }
