@@ -16,9 +16,10 @@ import (
 	"quicksand/sa"
 )
 
-// control starts the control protocol on a site and returns a client that is
-// not our own.
-func (s *site) control(t *testing.T) *govici.Session {
+// control starts the control protocol on a site and returns two sessions of a
+// client that is not our own: it cannot stream a command and hear other events
+// on one.
+func (s *site) control(t *testing.T) (commands, events *govici.Session) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "vici.sock")
 	server := vici.New(s.Daemon, vici.Options{Path: path, Logger: slog.New(slog.DiscardHandler)})
@@ -37,12 +38,15 @@ func (s *site) control(t *testing.T) *govici.Session {
 	if err := s.call(t.Context(), func() { s.reporter, s.Daemon.reporter = nil, server }); err != nil {
 		t.Fatal(err)
 	}
-	session, err := govici.NewSession(govici.WithSocketPath(path))
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range []**govici.Session{&commands, &events} {
+		session, err := govici.NewSession(govici.WithSocketPath(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { session.Close() })
+		*c = session
 	}
-	t.Cleanup(func() { session.Close() })
-	return session
+	return commands, events
 }
 
 // message builds a request from keys and values.
@@ -72,13 +76,13 @@ func get(m *govici.Message, keys ...string) any {
 
 func TestControlProtocol(t *testing.T) {
 	a, b := newSites(t, "", "", nil)
-	c := a.control(t)
+	c, listener := a.control(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
 	events := make(chan govici.Event, 100)
-	c.NotifyEvents(events)
-	if err := c.Subscribe("ike-updown", "child-updown", "child-rekey", "log"); err != nil {
+	listener.NotifyEvents(events)
+	if err := listener.Subscribe("ike-updown", "child-updown", "child-rekey", "log"); err != nil {
 		t.Fatal(err)
 	}
 	expect := func(name string) govici.Event {

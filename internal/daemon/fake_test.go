@@ -54,6 +54,12 @@ func (b *fakeBackend) took() []string {
 	return c
 }
 
+func (b *fakeBackend) pair(id uint32) *sa.Pair {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pairs[id]
+}
+
 func (b *fakeBackend) installed() []uint32 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -180,7 +180,7 @@ func TestSitesConnectRekeyAndEnd(t *testing.T) {
 		if got := b.children(t); !slices.Equal(got, []string{"INSTALLED " + out + "/" + in}) {
 			t.Fatalf("A has %q, B has %q", up, got)
 		}
-		pa, pb := a.backend.pairs[1], b.backend.pairs[1]
+		pa, pb := a.backend.pair(1), b.backend.pair(1)
 		if string(pa.In.EncryptionKey) != string(pb.Out.EncryptionKey) || string(pa.Out.EncryptionKey) != string(pb.In.EncryptionKey) {
 			t.Error("the sites have different keys")
 		}
