@@ -20,7 +20,7 @@ systems = $$($(GO) list ./... | grep /tests/)
 
 .PHONY: build
 build: ## build bin/quicksand
-	$(GO) build -trimpath -o bin/quicksand ./cmd/quicksand
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/quicksand ./cmd/quicksand
 
 .PHONY: help
 help: ## say what there is to make
