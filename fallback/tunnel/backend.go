@@ -173,12 +173,15 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	}
 	c := pr.child
 	p.count++
-	c.active, c.activated, c.acquired = pr, p.count, time.Time{}
+	c.active, c.activated = pr, p.count
 	// The newest is the last one.
 	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
-	// The child's trap may select more than was negotiated.
-	for _, o := range p.policies.children {
+	p.release(c)
+	// The child's trap may select more than was negotiated; the rest may ask
+	// again.
+	for o := range p.traps {
 		if o.key.conn == c.key.conn && o.key.child == c.key.child {
+			o.acquired = time.Time{}
 			p.release(o)
 		}
 	}
@@ -292,6 +295,7 @@ func (p *Plane) Trap(q sa.Policy) error {
 		p.policies.add(c)
 	}
 	c.trap, c.released, c.acquired = &q, false, time.Time{}
+	p.traps[c] = struct{}{}
 	return nil
 }
 
@@ -308,6 +312,7 @@ func (p *Plane) Untrap(q sa.Policy) error {
 		return nil
 	}
 	c.trap, c.released, c.held = nil, true, nil
+	delete(p.traps, c)
 	if err := p.dropIdle(c); err != nil {
 		return fmt.Errorf("untrap %s/%s: %w", q.Conn, q.Child, err)
 	}

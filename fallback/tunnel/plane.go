@@ -90,6 +90,7 @@ type Plane struct {
 	// that a pair that was taken out is used no more once Lock was had.
 	mu       sync.RWMutex
 	policies policies
+	traps    map[*child]struct{} // children that have one
 	pairs    map[uint32]*pair
 	inbound  map[sa.SPI]*pair
 	reserved map[sa.SPI]sa.Protocol
@@ -148,6 +149,7 @@ func New(o Options) (*Plane, error) {
 		tun: o.TUN, device: o.Device, wire: o.Wire, log: o.Log,
 		stop:     make(chan struct{}),
 		policies: newPolicies(),
+		traps:    map[*child]struct{}{},
 		pairs:    map[uint32]*pair{},
 		inbound:  map[sa.SPI]*pair{},
 		reserved: map[sa.SPI]sa.Protocol{},
@@ -184,6 +186,7 @@ func (p *Plane) Close() error {
 	p.done.Wait()
 	p.mu.Lock()
 	p.policies = newPolicies()
+	clear(p.traps)
 	clear(p.pairs)
 	clear(p.inbound)
 	p.mu.Unlock()
