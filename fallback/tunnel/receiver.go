@@ -165,7 +165,9 @@ func (m *message) control(b []byte) {
 				m.local = netip.AddrFrom16([16]byte(v[:16]))
 			}
 		case [2]int32{unix.IPPROTO_IP, unix.IP_TOS}:
-			m.class = v[0]
+			if len(v) >= 1 {
+				m.class = v[0]
+			}
 		case [2]int32{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:
 			m.class = uint8(controlInt(v))
 		case [2]int32{unix.IPPROTO_IP, unix.IP_TTL}, [2]int32{unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT}:
