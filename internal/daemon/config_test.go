@@ -349,3 +349,59 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("clearing: %v, %d secrets left", err, len(last))
 	}
 }
+
+// What is unloaded goes as it came: a start action's SAs are deleted, others
+// left to themselves; its policies let traffic pass again, while a changed
+// child's go on blocking it.
+func TestUnload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fine error
+		e, _ := asks(&fine)
+		var deleted []ike.Select
+		e.terminate = func(s ike.Select) (int, []ike.Action) { deleted = append(deleted, s); return 1, nil }
+		b := newFakeBackend("tun", sa.Userspace)
+		ts := func(c ike.Child) ike.Child {
+			c.LocalTS, c.RemoteTS = selector(t, "10.1.0.0/24"), selector(t, "10.2.0.0/24")
+			return c
+		}
+		r := newRig(t, e, Parts{Backends: []sa.Backend{b}})
+		load := func(children ...ike.Child) {
+			t.Helper()
+			if err := r.LoadConnection(t.Context(), siteConn(children...)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		load(ts(ike.Child{Name: "net"}), ts(ike.Child{Name: "start", StartAction: ike.ActionStart}))
+		p := testPair(1)
+		p.LocalTS, p.RemoteTS = selector(t, "10.1.0.0/24").Selector, selector(t, "10.2.0.0/24").Selector
+		r.call(t.Context(), func() { r.run([]ike.Action{ike.Install{Pair: p}, ike.Remove{Pair: p}}) })
+		if got, want := b.took(), []string{"install 1", "remove 1"}; !slices.Equal(got, want) {
+			t.Errorf("a child that closes: %q, want %q", got, want)
+		}
+		load(ts(ike.Child{Name: "net", ReplayWindow: 64}), ts(ike.Child{Name: "start", StartAction: ike.ActionStart}))
+		if got := b.took(); len(got) != 0 || len(deleted) != 0 {
+			t.Errorf("a child that is changed: %q, deleted %v", got, deleted)
+		}
+		load(ts(ike.Child{Name: "net", ReplayWindow: 64}))
+		if want := []ike.Select{{Conn: "site", Child: "start"}}; !slices.Equal(deleted, want) || len(b.took()) != 0 {
+			t.Errorf("a started child that is unloaded: deleted %v, want %v", deleted, want)
+		}
+		other := ts(ike.Child{Name: "net"})
+		other.RemoteTS = selector(t, "10.3.0.0/24")
+		load(other)
+		if got, want := b.took(), []string{"untrap net"}; !slices.Equal(got, want) {
+			t.Errorf("other selectors: %q, want %q", got, want)
+		}
+		p = testPair(2)
+		r.call(t.Context(), func() { r.run([]ike.Action{ike.Install{Pair: p}}) })
+		if err := r.UnloadConnection(t.Context(), "site"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := b.took(), []string{"install 2", "untrap net"}; !slices.Equal(got, want) || len(deleted) != 1 {
+			t.Errorf("a connection that is unloaded: %q, want %q; deleted %v", got, want, deleted)
+		}
+		r.stop()
+		<-r.ended
+	})
+}

@@ -86,8 +86,8 @@ func (d *Daemon) Counters(ctx context.Context, pair uint32) (in, out sa.Counters
 	return in, out, errors.Join(cerr, err)
 }
 
-// MessageCounters counts what peers sent and got: the engine's counters, and
-// the daemon's own beside them.
+// MessageCounters counts what peers sent and got: the engine's counters, beside
+// them the daemon's own, and what the backends dropped under "esp.".
 func (d *Daemon) MessageCounters(ctx context.Context) (out map[string]uint64, err error) {
 	err = d.call(ctx, func() { out = d.messageCounters() })
 	return out, err
@@ -104,6 +104,13 @@ func (d *Daemon) messageCounters() map[string]uint64 {
 	out["dh.busy"] = d.count.dhBusy
 	out["pair.installed"] = d.count.installs
 	out["pair.refused"] = d.count.installErrors
+	for _, b := range d.place.backends {
+		if counts, ok := b.(interface{ Stats() map[string]uint64 }); ok {
+			for name, n := range counts.Stats() {
+				out["esp."+name] += n
+			}
+		}
+	}
 	return out
 }
 
@@ -220,7 +227,7 @@ func (d *Daemon) Terminate(ctx context.Context, s ike.Select, log func(vici.Line
 		s.Command = command
 		w := d.waiters[command]
 		for _, i := range d.engine.SAs() {
-			if (s.Conn == "" || i.Conn == s.Conn) && (s.IKE == 0 || i.ID == s.IKE) {
+			if i.ID != 0 && (s.Conn == "" || i.Conn == s.Conn) && (s.IKE == 0 || i.ID == s.IKE) {
 				w.ikes[i.ID] = struct{}{}
 			}
 		}

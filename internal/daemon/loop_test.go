@@ -119,7 +119,8 @@ func TestComputations(t *testing.T) {
 			handle: func(d ike.Datagram) []ike.Action { return []ike.Action{ike.ComputeDH{Token: uint64(d.Data[0])}} },
 			dhDone: func(r ike.DHResult) []ike.Action { results = append(results, r); return nil },
 		}
-		r := newRig(t, e, Parts{})
+		b := countingBackend{newFakeBackend("tun", sa.Userspace)}
+		r := newRig(t, e, Parts{Backends: []sa.Backend{b}})
 		r.in.Receive(ike.Datagram{Data: []byte{5}})
 		synctest.Wait()
 		if len(r.computer.done) != 1 || len(results) != 0 {
@@ -137,7 +138,7 @@ func TestComputations(t *testing.T) {
 			t.Fatalf("results with a full queue: %v", results)
 		}
 		m, err := r.MessageCounters(t.Context())
-		if err != nil || m["dh.busy"] != 1 {
+		if err != nil || m["dh.busy"] != 1 || m["esp.in.drop.icv"] != 3 {
 			t.Errorf("counters %v, %v", m, err)
 		}
 		// An answer that comes after the end is wiped, not lost.
@@ -153,6 +154,11 @@ func TestComputations(t *testing.T) {
 		}
 	})
 }
+
+// countingBackend counts what it drops.
+type countingBackend struct{ *fakeBackend }
+
+func (countingBackend) Stats() map[string]uint64 { return map[string]uint64{"in.drop.icv": 3} }
 
 func TestFloodIsDropped(t *testing.T) {
 	handled := 0

@@ -77,7 +77,11 @@ func dropPrivileges() error {
 // everyThread makes a system call on every thread of the process: Linux keeps
 // capabilities for each.
 func everyThread(trap, a1, a2, a3 uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, a3, 0, 0, 0); errno != 0 {
+	_, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, a3, 0, 0, 0)
+	if errno == syscall.ENOTSUP {
+		return fmt.Errorf("the program was built with cgo: %w", errno)
+	}
+	if errno != 0 {
 		return errno
 	}
 	return nil

@@ -102,6 +102,7 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 		d.serveMetrics(ctx, metrics)
 		d.log.Info("metrics are served", "address", metrics.Addr())
 	}
+	d.warnOfSettings(o.Settings)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, unix.SIGHUP)
 	defer signal.Stop(hangup)
@@ -109,6 +110,20 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 	d.log.Info("quicksand is ready", "version", o.Version, "control", o.Settings.VICISocket,
 		"connections", len(d.config.conns), "backends", kindNames(d.stats().Backends))
 	return d.Run(ctx)
+}
+
+// warnOfSettings says which settings have no effect.
+func (d *Daemon) warnOfSettings(s *swanctl.Settings) {
+	if len(s.WorkerCores) > 0 {
+		d.log.Warn("worker_cores has no effect: the user-space tunnel does not bind its threads")
+	}
+	if s.XDPAuto || len(s.XDPInterfaces) > 0 {
+		d.log.Warn("xdp_interfaces has no effect: there is no steering by SPI")
+	}
+	if len(d.stats().Backends) == 0 {
+		d.log.Error("no SA can be installed: none of the kinds of engine that the setting backend allows is there",
+			"backend", kindNames(s.Backend))
+	}
 }
 
 // reloadOn reads the configuration again at each signal.

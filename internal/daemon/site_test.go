@@ -203,6 +203,15 @@ func TestSitesConnectRekeyAndEnd(t *testing.T) {
 			t.Error("the keys of the first pair are not wiped")
 		}
 
+		// A pair that has carried enough is renegotiated before its time.
+		ids := a.backend.installed()
+		a.backend.events <- sa.Event{Kind: sa.SoftExpired, Pair: ids[0]}
+		time.Sleep(4 * time.Minute)
+		synctest.Wait()
+		if got := a.backend.installed(); len(got) != 1 || got[0] == ids[0] {
+			t.Errorf("after the soft limit the backend carries %v, before it %v", got, ids)
+		}
+
 		// A goes: B hears of it.
 		end(t, a)
 		synctest.Wait()
