@@ -405,3 +405,56 @@ func TestUnload(t *testing.T) {
 		<-r.ended
 	})
 }
+
+// dpd_action and close_action put a trap up again; a policy that may come from
+// any peer ends with its last pair.
+func TestTrapAgainAndAnyPeer(t *testing.T) {
+	b := newFakeBackend("tun", sa.Userspace)
+	config := siteConfig(ike.Child{Name: "net"})
+	config.Connections[0].RemoteAddrs = nil
+	r := newRig(t, &fakeEngine{}, Parts{Version: "1.2.3", Backends: []sa.Backend{b}, Config: config})
+	p := testPair(1)
+	do := func(actions ...ike.Action) {
+		t.Helper()
+		if err := r.call(t.Context(), func() { r.run(actions) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(ike.Install{Pair: p}, ike.Remove{Pair: p}, ike.Trap{Policy: p.Policy}, ike.Trap{Policy: sa.Policy{Conn: "gone", Child: "net"}})
+	want := []string{"install 1", "remove 1", "untrap net", "trap net invalid selector === invalid selector"}
+	if got := b.took(); !slices.Equal(got, want) {
+		t.Errorf("calls %q, want %q", got, want)
+	}
+	if !r.reporter.says(slog.LevelError, `connection "gone"`) {
+		t.Error("a trap of a connection that is not loaded is not complained of")
+	}
+	do(ike.Activate{Pair: testPair(9)}, ike.Update{Pair: testPair(9)})
+	if !r.reporter.says(slog.LevelError, "activate child net{9}: the pair is not installed") {
+		t.Error("a backend's refusal is not logged")
+	}
+	r.transport.fails = errors.New("network is unreachable")
+	do(send("lost"), ike.Keepalive{Local: local500, Remote: remote500})
+	if !r.reporter.says(slog.LevelWarn, "send NAT keepalive from 192.0.2.1:500 to 198.51.100.2:500: network is unreachable") {
+		t.Error("a message that cannot be sent is not logged")
+	}
+	if m, err := r.MessageCounters(t.Context()); err != nil || m["ike.tx.errors"] != 2 {
+		t.Errorf("counters %v, %v", m, err)
+	}
+	if v := r.Version(); v != "1.2.3" {
+		t.Errorf("version %s", v)
+	}
+}
+
+func TestReloadSettingsSaysWhatIsWrong(t *testing.T) {
+	r := newRig(t, &fakeEngine{}, Parts{Load: func() (*ike.Config, error) { return nil, errors.New("swanctl.conf:7: no such key") }})
+	if err := r.ReloadSettings(t.Context()); err == nil {
+		t.Error("a bad file is not an error")
+	}
+	if !r.reporter.says(slog.LevelError, "swanctl.conf:7") || !r.reporter.says(slog.LevelError, "everything stays as it was") {
+		t.Error("a bad file is not logged")
+	}
+	none := newRig(t, &fakeEngine{}, Parts{})
+	if err := none.ReloadSettings(t.Context()); err != nil {
+		t.Error("with no file there is nothing to reload:", err)
+	}
+}

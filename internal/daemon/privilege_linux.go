@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -85,9 +84,4 @@ func everyThread(trap, a1, a2, a3 uintptr) error {
 		return errno
 	}
 	return nil
-}
-
-// capabilityNames lists the kept capabilities for the log.
-func capabilityNames() string {
-	return strings.Join([]string{"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"}, ", ")
 }
