@@ -154,6 +154,12 @@ func (s *ikeSA) refused(n isakmp.Notification) *exchange {
 			}
 		}
 	}
+	switch n.Type {
+	case isakmp.PayloadMalformed, isakmp.InvalidHashInformation, isakmp.InvalidMessageID:
+		// One message was not understood, perhaps one that came too late;
+		// repeating it is what helps.
+		return nil
+	}
 	if len(waits) == 1 {
 		return waits[0]
 	}
