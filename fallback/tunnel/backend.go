@@ -153,6 +153,12 @@ func (p *Plane) measure(pr *pair) {
 }
 
 func (p *Plane) placement(q *sa.Pair) sa.Placement {
+	if peer := q.Remote.Addr(); q.RemoteTS.ContainsAddr(peer) {
+		if device := p.router.strict(peer); device != "" {
+			p.log.Warn("the reverse path filter drops what the peer sends; set rp_filter to 2 (loose)",
+				"device", device, "peer", peer, "child", q.Child)
+		}
+	}
 	detail := fmt.Sprintf("software %s over IP protocol %d", q.Suite.Protocol, uint8(q.Suite.Protocol))
 	if q.Encap {
 		detail = "software ESP in UDP"

@@ -71,13 +71,9 @@ func setOptions(fd int, v6, udp bool, mark int) error {
 		level, name, value int
 		what               string
 	}
-	options := []option{
-		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
-		{unix.IPPROTO_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
-		{unix.IPPROTO_IP, unix.IP_RECVTTL, 1, "IP_RECVTTL"},
-		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, "IP_MTU_DISCOVER"},
-	}
-	if v6 {
+	var options []option
+	switch {
+	case v6:
 		options = []option{
 			{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO"},
 			{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS"},
@@ -87,8 +83,18 @@ func setOptions(fd int, v6, udp bool, mark int) error {
 		if udp {
 			options = append(options, option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"})
 		}
-	} else if !udp {
-		options = append(options, option{unix.IPPROTO_IP, unix.IP_HDRINCL, 1, "IP_HDRINCL"})
+	case udp:
+		options = []option{
+			{unix.IPPROTO_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"},
+			{unix.IPPROTO_IP, unix.IP_RECVTOS, 1, "IP_RECVTOS"},
+			{unix.IPPROTO_IP, unix.IP_RECVTTL, 1, "IP_RECVTTL"},
+			{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, "IP_MTU_DISCOVER"},
+		}
+	default: // packets come and go with their IP header
+		options = []option{
+			{unix.IPPROTO_IP, unix.IP_HDRINCL, 1, "IP_HDRINCL"},
+			{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, "IP_MTU_DISCOVER"},
+		}
 	}
 	if mark != 0 {
 		options = append(options, option{unix.SOL_SOCKET, unix.SO_MARK, mark, "SO_MARK"})

@@ -254,11 +254,17 @@ func TestEverything(t *testing.T) {
 	a, b := newSites(t)
 	p := spec()
 	p.LocalTS, p.RemoteTS, p.Encap = "0.0.0.0/0", "0.0.0.0/0", true
+	a.run("sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
 	connect(a, b, p)
+	if said := a.stderr.String(); !strings.Contains(said, "rp_filter") || !strings.Contains(said, "eth0") {
+		t.Errorf("nothing said of the reverse path filter: %q", said)
+	}
+	a.noPing(outerB, "")
+	a.run("sysctl -qw net.ipv4.conf.eth0.rp_filter=2")
 	a.ping(outerB, "")
 	a.ping(innerB, "")
-	if got := a.do("counters", p); got.Out.Packets != 10 {
-		t.Errorf("%d packets went through the tunnel, want 10", got.Out.Packets)
+	if got := a.do("counters", p); got.Out.Packets != 12 {
+		t.Errorf("%d packets went through the tunnel, want 12", got.Out.Packets)
 	}
 }
 

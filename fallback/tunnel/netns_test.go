@@ -4,12 +4,14 @@ package tunnel
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,8 +59,27 @@ type site struct {
 	ns     string
 	helper *exec.Cmd
 	stdin  io.WriteCloser
+	stderr *safeBuffer
 	out    chan answer
 	events chan sa.Event
+}
+
+// safeBuffer is a buffer that one goroutine fills and another looks at.
+type safeBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func sh(t testing.TB, format string, args ...any) string {
@@ -153,7 +174,8 @@ func (s *site) start() {
 	s.t.Helper()
 	s.helper = exec.Command("ip", "netns", "exec", s.ns, os.Args[0])
 	s.helper.Env = append(os.Environ(), "TUNNEL_HELPER=1")
-	s.helper.Stderr = os.Stderr
+	s.stderr = &safeBuffer{}
+	s.helper.Stderr = io.MultiWriter(os.Stderr, s.stderr)
 	s.stdin, _ = s.helper.StdinPipe()
 	stdout, _ := s.helper.StdoutPipe()
 	if err := s.helper.Start(); err != nil {

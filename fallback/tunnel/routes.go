@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -211,6 +212,35 @@ func (r *router) addressIn(s sa.Selector) net.IP {
 		}
 	}
 	return nil
+}
+
+// strict returns the device by which the peer is reached where its reverse path
+// filter will drop what the peer sends: with the peer's own address led into
+// the tunnel, a strict filter takes its packets for forged (RFC 3704 section
+// 2.2). It returns "" where nothing is wrong.
+func (r *router) strict(peer netip.Addr) string {
+	if r == nil || !peer.Is4() {
+		return ""
+	}
+	routes, err := r.h.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{Mark: r.mark})
+	if err != nil || len(routes) == 0 {
+		return ""
+	}
+	link, err := r.h.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	device := link.Attrs().Name
+	// The larger of the two counts; 1 is strict, 2 loose.
+	if max(rpFilter("all"), rpFilter(device)) != "1" {
+		return ""
+	}
+	return device
+}
+
+func rpFilter(device string) string {
+	b, _ := os.ReadFile("/proc/sys/net/ipv4/conf/" + device + "/rp_filter")
+	return strings.TrimSpace(string(b))
 }
 
 // close removes the rules and routes.

@@ -23,7 +23,9 @@ const (
 )
 
 // transmitter is a vector of messages for sendmmsg(2), shared by whoever sends
-// on the socket.
+// on the socket. ESP in UDP goes with a UDP checksum, over IPv4 too, where RFC
+// 3948 section 2.1 would rather have none: UDP_SEGMENT wants it, and the NIC
+// computes it.
 type transmitter struct {
 	c  *conn
 	mu sync.Mutex // guards all that follows
