@@ -66,123 +66,6 @@ const (
 	maxReplaced  = 16
 )
 
-// installPair derives KEYMAT and has the pair installed.
-func installPair(x *exchange) error {
-	s, q := x.s, x.q
-	if !x.initiator {
-		q.nonce[1] = x.makeNonce()
-	}
-	t := q.agreement.transform
-	p := x.draft()
-	x.e.lastChild++
-	p.ID = x.e.lastChild
-	p.Suite = t.Suite
-	p.Reqid = x.e.reqid(reqidKey{q.conn.Name, q.cfg.Name, q.local, q.remote}, q.cfg.ReqID)
-	p.OriginalLocal, p.OriginalRemote = q.origLocal, q.origRemote
-	id := protocolIDs[t.Protocol]
-	keys := func(spi sa.SPI) sa.SA {
-		return saFromKeymat(t.Suite, spi, keymat(s.transform.Hash, s.skeyidD, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
-	}
-	p.In, p.Out = keys(q.spis[t.Protocol]), keys(q.agreement.peerSPI)
-	q.shared.Wipe()
-	p.Lifetime = x.lifetime()
-	c := &child{e: x.e, s: s, conn: q.conn.Name, cfg: q.cfg, localID: s.localID, remoteID: s.remoteID,
-		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, rekeyed: q.replaces != nil}
-	q.child = c
-	x.e.children[p.ID] = c
-	x.e.emit(Install{Pair: p, Token: x.await(func(v any) error {
-		r := v.(installResult)
-		if r.err != nil {
-			delete(x.e.children, p.ID)
-			q.child = nil
-			x.e.dropReqid(c)
-			p.Wipe()
-			return refuse(isakmp.NoProposalChosen, "install the pair: %v", r.err)
-		}
-		delete(q.spis, t.Protocol)
-		for other, spi := range q.spis {
-			x.e.emit(ReleaseSPI{Protocol: other, Local: s.local.Addr(), SPI: spi})
-		}
-		q.spis = nil
-		c.placement = r.placement
-		c.installed = x.e.now
-		return nil
-	})})
-	return nil
-}
-
-// lifetime settles when the pair is renegotiated and when it ends: by the
-// child's configuration, or earlier where the peer says so.
-func (x *exchange) lifetime() sa.Lifetime {
-	l, peer := x.q.cfg.Lifetime, x.q.agreement.life
-	e := x.e
-	var out sa.Lifetime
-	soft, hard := shorter(uint64(l.RekeyTime), uint64(l.LifeTime), uint64(peer.time()), e.random(uint64(l.RandTime)+1))
-	out.Soft.Time, out.Hard.Time = time.Duration(soft), time.Duration(hard)
-	out.Soft.Bytes, out.Hard.Bytes = shorter(l.RekeyBytes, l.LifeBytes, peer.kilobytes*1024, e.random(l.RandBytes+1))
-	out.Soft.Packets, out.Hard.Packets = shorter(l.RekeyPackets, l.LifePackets, 0, e.random(l.RandPackets+1))
-	return out
-}
-
-// shorter takes the peer's limit where that is the lower one, and keeps the
-// soft limit, less a random part, clearly below the hard one. 0 is no limit.
-func shorter(soft, hard, peer, random uint64) (uint64, uint64) {
-	if peer > 0 && (hard == 0 || peer < hard) {
-		hard = peer
-	}
-	if hard > 0 && (soft == 0 || soft >= hard) && peer == hard {
-		soft = hard - hard/10
-	}
-	if soft > 0 {
-		soft -= min(random, soft/2)
-	}
-	return soft, hard
-}
-
-// reqidKey is what shares a reqid: pairs of one child for the same traffic.
-type reqidKey struct {
-	conn, child   string
-	local, remote sa.Selector
-}
-
-type reqid struct {
-	id   uint32
-	uses int
-}
-
-func (e *Engine) reqid(k reqidKey, configured uint32) uint32 {
-	r := e.reqids[k]
-	if r == nil {
-		e.lastReqid++
-		r = &reqid{id: e.lastReqid}
-		e.reqids[k] = r
-	}
-	r.uses++
-	if configured != 0 {
-		return configured
-	}
-	return r.id
-}
-
-func (e *Engine) dropReqid(c *child) {
-	k := reqidKey{c.conn, c.cfg.Name, c.pair.LocalTS, c.pair.RemoteTS}
-	if r := e.reqids[k]; r != nil {
-		if r.uses--; r.uses <= 0 {
-			delete(e.reqids, k)
-		}
-	}
-}
-
-// Policy returns a child's policy between two endpoints, for its trap. It has
-// the reqid of the pairs that it will get, and keeps it.
-func (e *Engine) Policy(c *Connection, ch *Child, local, remote netip.AddrPort) sa.Policy {
-	l, r := ch.LocalTS.resolve(local.Addr()), ch.RemoteTS.resolve(remote.Addr())
-	return sa.Policy{
-		Conn: c.Name, Child: ch.Name, Mode: ch.Mode, Local: local, Remote: remote, LocalTS: l, RemoteTS: r,
-		Reqid: e.reqid(reqidKey{c.Name, ch.Name, l, r}, ch.ReqID),
-	}
-}
-
 // adopt puts the child under an IKE SA.
 func (c *child) adopt(s *ikeSA) {
 	c.s = s
@@ -513,4 +396,48 @@ func (c *child) info() ChildInfo {
 		i.Expire = c.expireAt.at
 	}
 	return i
+}
+
+// reqidKey is what shares a reqid: pairs of one child for the same traffic.
+type reqidKey struct {
+	conn, child   string
+	local, remote sa.Selector
+}
+
+type reqid struct {
+	id   uint32
+	uses int
+}
+
+func (e *Engine) reqid(k reqidKey, configured uint32) uint32 {
+	r := e.reqids[k]
+	if r == nil {
+		e.lastReqid++
+		r = &reqid{id: e.lastReqid}
+		e.reqids[k] = r
+	}
+	r.uses++
+	if configured != 0 {
+		return configured
+	}
+	return r.id
+}
+
+// Policy returns a child's policy between two endpoints, for its trap. It has
+// the reqid of the pairs that it will get, and keeps it.
+func (e *Engine) Policy(c *Connection, ch *Child, local, remote netip.AddrPort) sa.Policy {
+	l, r := ch.LocalTS.resolve(local.Addr()), ch.RemoteTS.resolve(remote.Addr())
+	return sa.Policy{
+		Conn: c.Name, Child: ch.Name, Mode: ch.Mode, Local: local, Remote: remote, LocalTS: l, RemoteTS: r,
+		Reqid: e.reqid(reqidKey{c.Name, ch.Name, l, r}, ch.ReqID),
+	}
+}
+
+func (e *Engine) dropReqid(c *child) {
+	k := reqidKey{c.conn, c.cfg.Name, c.pair.LocalTS, c.pair.RemoteTS}
+	if r := e.reqids[k]; r != nil {
+		if r.uses--; r.uses <= 0 {
+			delete(e.reqids, k)
+		}
+	}
 }

@@ -4,7 +4,6 @@ package ike
 
 import (
 	"encoding/binary"
-	"time"
 
 	"quicksand/ike/isakmp"
 	"quicksand/sa"
@@ -106,21 +105,6 @@ func (s *ikeSA) childAttributes(c *Child, t sa.Transform) []isakmp.Attribute {
 	out = append(out, lifeAttributes(c.Lifetime)...)
 	if t.ESN {
 		out = append(out, isakmp.ShortAttr(isakmp.AttrESN, 1))
-	}
-	return out
-}
-
-func lifeAttributes(l Lifetime) []isakmp.Attribute {
-	var out []isakmp.Attribute
-	if l.LifeTime > 0 {
-		out = append(out,
-			isakmp.ShortAttr(isakmp.AttrSALifeType, isakmp.LifeSeconds),
-			isakmp.NumberAttr(isakmp.AttrSALifeDuration, uint64(l.LifeTime/time.Second)))
-	}
-	if kb := l.LifeBytes / 1024; kb > 0 {
-		out = append(out,
-			isakmp.ShortAttr(isakmp.AttrSALifeType, isakmp.LifeKilobytes),
-			isakmp.NumberAttr(isakmp.AttrSALifeDuration, kb))
 	}
 	return out
 }
@@ -288,4 +272,59 @@ func describeChild(offer isakmp.SecurityAssociation) string {
 		}
 	}
 	return summary(out)
+}
+
+// chooseChild picks the responder's child: one whose selectors equal the
+// peer's, else one whose selectors hold them.
+func (x *exchange) chooseChild(local, remote sa.Selector) error {
+	s, q := x.s, x.q
+	found := false
+	for _, equal := range []bool{true, false} {
+		for _, conn := range s.alternatives() {
+			for _, c := range conn.Children {
+				l, r, ok := s.fits(c, local, remote, equal)
+				if c.Manual != nil || !ok {
+					continue
+				}
+				found = true
+				if a, ok := s.chooseChild(c, q.offer); ok {
+					q.conn, q.cfg, q.agreement, q.local, q.remote = conn, c, a, l, r
+					return nil
+				}
+			}
+		}
+	}
+	if !found {
+		return refuse(isakmp.InvalidIDInformation, "no child is configured for %s === %s", local, remote)
+	}
+	return refuse(isakmp.NoProposalChosen, "none of the proposals is configured for %s === %s: %s", local, remote, describeChild(q.offer))
+}
+
+// alternatives are the connections whose children the peer may ask for: the
+// IKE SA's own, and others between the same identities and addresses.
+func (s *ikeSA) alternatives() []*Connection {
+	out := []*Connection{s.conn}
+	for _, c := range s.e.config.Connections {
+		if c.Name != s.conn.Name && c.matches(s.local.Addr(), s.remote.Addr()) &&
+			(c.LocalID.IsAny() || c.LocalID == s.localID) && !c.RemoteID.IsAny() && c.RemoteID.Matches(s.remoteID) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// fits reports whether a child admits the peer's selectors, and returns those
+// that the SA gets. In transport mode the selectors are between the endpoints,
+// whatever address a NAT hides.
+func (s *ikeSA) fits(c *Child, local, remote sa.Selector, equal bool) (sa.Selector, sa.Selector, bool) {
+	ours := c.LocalTS.resolve(s.local.Addr())
+	theirs := c.RemoteTS.resolve(s.remote.Addr())
+	if c.Mode == sa.Transport {
+		local = atEndpoint(local, s.local.Addr())
+		remote = atEndpoint(remote, s.remote.Addr())
+	}
+	if equal {
+		return local, remote, ours == local && theirs == remote
+	}
+	return local, remote, ours.Contains(local) && theirs.Contains(remote)
 }

@@ -61,37 +61,6 @@ func ikeOffer(p sa.IKEProposal, life time.Duration) isakmp.SecurityAssociation {
 	return isakmp.SecurityAssociation{DOI: isakmp.DOIIPsec, Situation: isakmp.SituationIdentityOnly, Proposals: []isakmp.Proposal{prop}}
 }
 
-// lifetimes collects pairs of life type and life duration (RFC 2409 appendix
-// A, RFC 2407 section 4.5).
-type lifetimes struct {
-	seconds, kilobytes uint64
-	kind               uint16
-}
-
-func (l *lifetimes) setKind(v uint16) bool {
-	l.kind = v
-	return v == isakmp.LifeSeconds || v == isakmp.LifeKilobytes
-}
-
-func (l *lifetimes) setDuration(a isakmp.Attribute) bool {
-	v, err := a.Uint()
-	if err != nil {
-		return false
-	}
-	switch l.kind {
-	case isakmp.LifeSeconds:
-		l.seconds = min(v, 1<<32)
-	case isakmp.LifeKilobytes:
-		l.kilobytes = min(v, 1<<50)
-	default:
-		return false
-	}
-	l.kind = 0
-	return true
-}
-
-func (l *lifetimes) time() time.Duration { return time.Duration(l.seconds) * time.Second }
-
 // readIKETransform reads a phase 1 transform; it fails on what we do not know
 // and on what authenticates by anything but a pre-shared key.
 func readIKETransform(t isakmp.Transform) (out sa.IKETransform, life time.Duration, ok bool) {

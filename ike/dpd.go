@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ike
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"quicksand/ike/isakmp"
+)
+
+// dpdState is that of dead peer detection (RFC 3706).
+type dpdState struct {
+	sent, acked uint32 // sequence numbers of ours
+	peer        uint32 // the peer's last
+	tries       int
+	since       time.Time // of the first question without an answer
+	complained  time.Time
+}
+
+// scheduleDPD looks at the peer again when it has been silent for dpd_delay.
+func (s *ikeSA) scheduleDPD() {
+	if s.conn.DPDDelay <= 0 || !s.peer.dpd {
+		return
+	}
+	wait := s.conn.DPDDelay - s.e.now.Sub(s.lastHeard)
+	s.dpd = s.e.after(max(wait, 0), func() {
+		if s.e.now.Sub(s.lastHeard) < s.conn.DPDDelay {
+			s.scheduleDPD()
+			return
+		}
+		s.askDPD()
+	})
+}
+
+// askDPD sends R-U-THERE until an answer comes or the peer counts as dead: by
+// the retransmission schedule, or at dpd_timeout where that is set.
+func (s *ikeSA) askDPD() {
+	e, d := s.e, &s.dpdState
+	if d.tries > 0 && s.lastHeard.After(d.since) {
+		d.tries = 0
+		s.scheduleDPD()
+		return
+	}
+	if d.tries == 0 {
+		d.since = e.now
+		if d.sent == 0 {
+			d.sent = uint32(e.random(1 << 30))
+			d.acked = d.sent
+		}
+	}
+	timeout := s.conn.DPDTimeout
+	if timeout > 0 && d.tries > 0 && e.now.Sub(s.lastHeard) >= timeout || timeout == 0 && d.tries > e.opt.RetransmitTries {
+		s.dead()
+		return
+	}
+	d.sent++
+	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThere, Data: be32(d.sent)})
+	next := e.retransmitDelay(d.tries)
+	if timeout > 0 {
+		next = min(s.conn.DPDDelay, max(timeout-e.now.Sub(s.lastHeard), time.Millisecond))
+	}
+	d.tries++
+	s.dpd = e.after(next, s.askDPD)
+}
+
+func (s *ikeSA) answerDPD(n isakmp.Notification) {
+	if len(n.Data) != 4 {
+		s.e.count("ike.rx.malformed")
+		return
+	}
+	seq := binary.BigEndian.Uint32(n.Data)
+	if s.dpdState.peer != 0 && int32(seq-s.dpdState.peer) < 0 {
+		s.e.count("ike.rx.replayed")
+		return
+	}
+	s.dpdState.peer = seq
+	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThereAck, Data: n.Data})
+}
+
+func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
+	d := &s.dpdState
+	if len(n.Data) != 4 {
+		s.e.count("ike.rx.malformed")
+		return
+	}
+	if seq := binary.BigEndian.Uint32(n.Data); int32(seq-d.acked) <= 0 || int32(d.sent-seq) < 0 {
+		s.e.count("ike.rx.replayed")
+		return
+	}
+	d.acked = d.sent
+	s.e.stop(s.dpd)
+	s.scheduleDPD()
+}
+
+// dead gives a silent peer up and does what dpd_action asks for.
+func (s *ikeSA) dead() {
+	s.e.count("ike.dead-peers")
+	s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer %s does not answer since %s; giving it up", s.remote, s.e.now.Sub(s.lastHeard).Round(time.Second)))
+	gone := removeAll(s.children, false)
+	s.remove(errDead)
+	for _, c := range gone {
+		c.again(c.cfg.DPDAction)
+	}
+}
