@@ -121,6 +121,31 @@ func (p *Peer) Swanctl(args ...string) (string, error) {
 	return string(out), nil
 }
 
+// StartSwanctl starts a verb of swanctl that goes on until it is killed.
+func (p *Peer) StartSwanctl(args ...string) (*Process, error) {
+	bin, err := p.Host.net.tool("/usr/sbin/swanctl")
+	if err != nil {
+		return nil, err
+	}
+	env := []string{"STRONGSWAN_CONF=" + filepath.Join(p.dir(), "tool.conf")}
+	return p.Host.Start("swanctl"+args[0], env, "stdbuf", append(append([]string{"-oL", bin}, args...), "--uri", "unix://"+p.Socket)...)
+}
+
+// Clients returns how many clients are connected to the daemon's socket.
+func (p *Peer) Clients() (n int, err error) {
+	err = p.Host.Do(func() error {
+		table, err := os.ReadFile("/proc/thread-self/net/unix")
+		for line := range strings.Lines(string(table)) {
+			const connected = "03"
+			if f := strings.Fields(line); len(f) == 8 && f[5] == connected && f[7] == p.Socket {
+				n++
+			}
+		}
+		return err
+	})
+	return n, err
+}
+
 // withoutNoise drops what swanctl says of directories for certificates.
 func withoutNoise(s string) string {
 	var b strings.Builder

@@ -110,8 +110,20 @@ func (d *duo) roles() []role {
 // it, once both have it and have been found to agree.
 func (d *duo) bringUp(t *testing.T, r role, name string) (q, s harness.ChildSA) {
 	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			d.clear()
+		}
+	})
 	ok(t, r.from.Initiate(name))
 	return d.settled(t, name)
+}
+
+// clear ends what a failed case has left, as far as that goes.
+func (d *duo) clear() {
+	for _, p := range []*harness.Peer{d.q, d.s} {
+		p.Swanctl("--terminate", "--ike", "net", "--force", "--timeout", "2")
+	}
 }
 
 // settled waits until both ends have exactly one child of the name, and the
