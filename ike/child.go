@@ -43,11 +43,13 @@ type child struct {
 	group     sa.Group
 	placement sa.Placement
 	state     ChildState
+	begun     time.Time // its Quick Mode
 	installed time.Time
 	rekeyed   bool
 	used      bool // the peer has sent over it
 
 	rekeyAt, expireAt, doom *timer
+	settle                  *timer // until when the pair is not sent over yet
 	rekeying                *exchange
 	life                    sa.Lifetime
 }
@@ -61,8 +63,8 @@ const (
 	overlapUsed  = 3 * time.Second
 	overlapExtra = 7 * time.Second
 	afterDelete  = time.Second
-	twins        = 5 * time.Second
 	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
+	settleTime   = 250 * time.Millisecond
 	maxReplaced  = 16
 )
 
@@ -89,7 +91,10 @@ func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
 //
 // Where both ends renegotiated at once there are two new pairs. Both ends then
 // keep the one with the lower SPI, so that they agree without a word.
-func (c *child) goLive(replaces *child) {
+//
+// An initiator that has an old pair goes on sending over it for a moment: some
+// peers hold the new one only once they have worked on message 3.
+func (c *child) goLive(replaces *child, initiator bool) {
 	e := c.e
 	var rivals []*child
 	for _, o := range c.s.children {
@@ -104,12 +109,14 @@ func (c *child) goLive(replaces *child) {
 	c.startTimers()
 	winner := c
 	for _, o := range rivals {
-		if o.rekeyed && c.rekeyed && c.installed.Sub(o.installed) < twins && o.rank() < winner.rank() {
+		if o.rekeyed && c.rekeyed && !o.installed.Before(c.begun) && o.rank() < winner.rank() {
 			winner = o
 		}
 	}
-	if winner == c {
-		e.emit(Activate{c.pair})
+	if winner == c && replaces != nil && initiator {
+		c.settle = e.after(settleTime, c.activate)
+	} else if winner == c {
+		c.activate()
 	}
 	if replaces != nil {
 		e.emit(ChildRekeyed{IKE: c.s.info(), Old: replaces.info(), New: c.info()})
@@ -122,6 +129,14 @@ func (c *child) goLive(replaces *child) {
 		}
 	}
 	c.s.trimReplaced(c)
+}
+
+// activate sends the child's traffic over the pair.
+func (c *child) activate() {
+	c.e.stop(c.settle)
+	if c.live() {
+		c.e.emit(Activate{c.pair})
+	}
 }
 
 // rank orders pairs alike at both ends.
@@ -239,6 +254,9 @@ func (s *ikeSA) trimReplaced(c *child) {
 // so the pairs that this one replaced can go.
 func (c *child) firstUse() {
 	c.used = true
+	if c.settle != nil && c.settle.index >= 0 {
+		c.activate()
+	}
 	if c.s == nil {
 		return
 	}
@@ -293,7 +311,7 @@ func (c *child) remove(notify bool) {
 		return
 	}
 	e, s := c.e, c.s
-	for _, t := range []*timer{c.rekeyAt, c.expireAt, c.doom} {
+	for _, t := range []*timer{c.rekeyAt, c.expireAt, c.doom, c.settle} {
 		e.stop(t)
 	}
 	if notify && s != nil {

@@ -112,6 +112,9 @@ func converge(t *testing.T, seed uint64) {
 		if len(n.pairs) > 3 {
 			t.Errorf("seed %d: %s is left with %d pairs", seed, n.name, len(n.pairs))
 		}
+		if len(n.reserved) != 0 || len(n.keys) != 0 {
+			t.Errorf("seed %d: %s is left with %d reserved SPIs and %d private keys", seed, n.name, len(n.reserved), len(n.keys))
+		}
 		if len(n.pairs) != len(n.e.children) {
 			t.Errorf("seed %d: %s carries %d pairs, its engine knows %d", seed, n.name, len(n.pairs), len(n.e.children))
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"quicksand/ike/isakmp"
 )
@@ -36,6 +37,7 @@ type exchange struct {
 	mid       uint32
 	initiator bool
 	command   uint64
+	begun     time.Time
 	script    script
 	at        int    // the step that is next
 	asked     uint64 // the answer that is waited for

@@ -50,7 +50,7 @@ type ikeSA struct {
 	wanted   []Initiate // wait for Main Mode
 	tries    int        // keying attempts made before this one
 
-	established          time.Time
+	begun, established   time.Time
 	rekeyAt, expireAt    *timer
 	keepalive, dpd, doom *timer
 	lastHeard            time.Time
@@ -105,7 +105,7 @@ func (e *Engine) newIKE(c *Connection, initiator bool, local, remote netip.AddrP
 	e.lastIKE++
 	s := &ikeSA{
 		e: e, id: e.lastIKE, conn: c, initiator: initiator, state: IKEConnecting,
-		local: local, remote: remote, lastHeard: e.now,
+		local: local, remote: remote, begun: e.now, lastHeard: e.now,
 	}
 	e.byID[s.id] = s
 	return s
@@ -278,7 +278,7 @@ func (s *ikeSA) replaceOthers() {
 // cookie.
 func (s *ikeSA) takeOver(o *ikeSA) {
 	winner, loser := s, o
-	if o.renewal() && s.renewal() && string(o.cookies.i[:]) < string(s.cookies.i[:]) {
+	if !o.established.Before(s.begun) && string(o.cookies.i[:]) < string(s.cookies.i[:]) {
 		winner, loser = o, s
 	}
 	for _, c := range loser.children {
@@ -299,10 +299,6 @@ func (s *ikeSA) takeOver(o *ikeSA) {
 	s.e.stop(loser.doom)
 	loser.doom = s.e.after(wait, func() { loser.terminate(errReplaced) })
 }
-
-// renewal reports whether the IKE SA is so young that it can only be the twin
-// of one made at the same time.
-func (s *ikeSA) renewal() bool { return s.e.now.Sub(s.established) < 30*time.Second }
 
 // remove takes the IKE SA out; its children are the caller's business.
 func (s *ikeSA) remove(err error) {

@@ -88,7 +88,7 @@ func (q *quickMode) wipe() {
 // renegotiates, or nil.
 func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
 	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), replaces: replaces}
-	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, mid: s.newMID(), initiator: true,
+	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, mid: s.newMID(), initiator: true, begun: s.e.now,
 		command: command, script: quickInitiator, q: q}
 	q.local = cfg.LocalTS.resolve(s.local.Addr())
 	q.remote = cfg.RemoteTS.resolve(s.remote.Addr())
@@ -155,7 +155,7 @@ func (s *ikeSA) receiveQuick(m *message) {
 	}
 	s.mids.add(mid)
 	s.heard(m)
-	x := &exchange{e: e, s: s, kind: isakmp.QuickMode, mid: mid, script: quickResponder,
+	x := &exchange{e: e, s: s, kind: isakmp.QuickMode, mid: mid, script: quickResponder, begun: e.now,
 		iv: m.iv, lastIn: m.sum, q: &quickMode{}}
 	s.keepQuick(x)
 	if err := x.acceptQuick(m); err != nil {
@@ -204,7 +204,7 @@ func (x *exchange) finishQuick() {
 		slog.String("proposal", q.agreement.transform.String()),
 		slog.String("mode", c.pair.Mode.String()),
 		slog.String("placement", c.placement.Kind.String()))
-	c.goLive(q.replaces)
+	c.goLive(q.replaces, x.initiator)
 	q.wipe()
 	x.e.done(x.command, nil)
 	s.idle()
