@@ -29,7 +29,7 @@ var (
 func init() {
 	childTable.keys = childKeys
 	childTable.subs = []sub[child]{
-		{"manual", "A child with keys of its own and no IKE (RFC 4301 section 4.5.1). It stands as long as it is configured. There is no negotiation: so no proposals, no PFS and no rekeying; local_addrs and remote_addrs of the connection are one address each. quicksand's own section.", addManual, &manualTable},
+		{"manual", "A child with keys of its own and no IKE (RFC 4301 section 4.5.1). It stands as long as it is configured. There is no negotiation: so no proposals, no PFS, no rekeying and no replay protection; life_time counts from its installation; local_addrs and remote_addrs of the connection are one address each. quicksand's own section.", addManual, &manualTable},
 	}
 	childrenTable.subs = []sub[connection]{
 		{"<child>", "A child: a pair of IPsec SAs, and what it protects.", addChild, &childTable},
@@ -82,7 +82,7 @@ var childKeys = []key[child]{
 		set: given(parsePackets, func(c *child) **uint64 { return &c.lifePackets })},
 	{name: "rand_packets", derived: "life_packets - rekey_packets, at most half of rekey_packets", doc: "The most that is taken off rekey_packets at random.",
 		set: given(parsePackets, func(c *child) **uint64 { return &c.randPackets })},
-	{name: "replay_window", def: "32", doc: "How many packets back a late packet is still accepted, 0 to 4096. 0 turns replay protection off.", set: setReplayWindow},
+	{name: "replay_window", def: "32", doc: "How many packets back a late packet is still accepted, 0 to 4096. 0 turns replay protection off, as it always is for a manually keyed child.", set: setReplayWindow},
 	{name: "hw_offload", def: "auto", doc: "How much a NIC must do: auto (the best there is), packet, crypto (also written yes), no. strongSwan's default is no.", set: setOffload},
 	{name: "copy_df", def: "yes", doc: "Copy the DF bit to the outer IPv4 header of a tunnel.", set: to(parseBool, func(c *child) *bool { return &c.CopyDF })},
 	{name: "copy_ecn", def: "yes", doc: "Copy ECN between the inner and the outer header of a tunnel.", set: to(parseBool, func(c *child) *bool { return &c.CopyECN })},

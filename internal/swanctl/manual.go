@@ -3,7 +3,6 @@
 package swanctl
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,11 +24,11 @@ type manual struct {
 var manualTable = table[manual]{
 	keys: []key[manual]{
 		{name: "protocol", def: "esp", doc: "esp or ah.", set: setProtocol},
-		{name: "proposal", derived: "none: it has to be said", doc: "The algorithms, one of each kind and no Diffie-Hellman group. A counter-mode cipher (CTR, GCM) must never be started anew with keys that it has used (RFC 4106 section 2).", set: to((*Setting).text, func(m *manual) *string { return &m.proposal })},
+		{name: "proposal", derived: "none: it has to be said", doc: "The algorithms, one of each kind, such as aes256-sha256: no Diffie-Hellman group, no esn, and no counter-mode cipher (CTR, GCM), which would use its nonces again after a restart (RFC 8221 section 3).", set: to((*Setting).text, func(m *manual) *string { return &m.proposal })},
 		{name: "spi_in", derived: "none: it has to be said", doc: "SPI of what the peer sends, above 255, in decimal or behind 0x in hexadecimal.", set: to(parseSPI, func(m *manual) *sa.SPI { return &m.In.SPI })},
 		{name: "spi_out", derived: "none: it has to be said", doc: "SPI of what we send.", set: to(parseSPI, func(m *manual) *sa.SPI { return &m.Out.SPI })},
-		{name: "key_in", derived: "none", doc: "The cipher's key, with the salt of CTR or GCM behind it, for what the peer sends: hexadecimal behind 0x, or base64 behind 0s.", set: to(parseKey, func(m *manual) *sa.Key { return &m.In.EncryptionKey })},
-		{name: "key_out", derived: "none", doc: "The cipher's key and salt for what we send.", set: to(parseKey, func(m *manual) *sa.Key { return &m.Out.EncryptionKey })},
+		{name: "key_in", derived: "none", doc: "The cipher's key for what the peer sends: hexadecimal behind 0x, or base64 behind 0s.", set: to(parseKey, func(m *manual) *sa.Key { return &m.In.EncryptionKey })},
+		{name: "key_out", derived: "none", doc: "The cipher's key for what we send.", set: to(parseKey, func(m *manual) *sa.Key { return &m.Out.EncryptionKey })},
 		{name: "auth_key_in", derived: "none", doc: "The integrity key for what the peer sends.", set: to(parseKey, func(m *manual) *sa.Key { return &m.In.IntegrityKey })},
 		{name: "auth_key_out", derived: "none", doc: "The integrity key for what we send.", set: to(parseKey, func(m *manual) *sa.Key { return &m.Out.IntegrityKey })},
 		{name: "encap", def: "no", doc: "UDP encapsulation, between ports 4500 unless the connection's local_port and remote_port say otherwise.", set: to(parseBool, func(m *manual) *bool { return &m.Encap })},
@@ -52,7 +51,13 @@ func addManual(c *child, s *Section, path string) error {
 	return manualTable.decode(c.manual, s, path)
 }
 
-const noNegotiation = "a manually keyed child has no negotiation, so there is no Diffie-Hellman exchange and no rekeying"
+// What a manually keyed child cannot have, and why.
+const (
+	noNegotiation     = "a manually keyed child has no negotiation, so there is no Diffie-Hellman exchange and no rekeying"
+	noCounterMode     = "a counter-mode cipher must not have fixed keys: after a restart the sequence numbers begin anew, and with them the nonces, under the same key (RFC 8221 section 3); use a CBC cipher, as in aes256-sha256"
+	noExtendedNumbers = "they have to be negotiated: after a restart neither side could tell the upper half of the other's (RFC 4303 section 2.2.1)"
+	noReplayWindow    = "a manually keyed child has no replay protection: after a restart the peer's sequence numbers begin anew, and a window would shut it out (RFC 4303 section 5); only 0 is accepted"
+)
 
 // finishManualSuite reads the proposal and compares the keys with it.
 func finishManualSuite(m *manual, s *Section, path string) error {
@@ -69,6 +74,10 @@ func finishManualSuite(m *manual, s *Section, path string) error {
 		return failAt(s, path, "proposal", "names a Diffie-Hellman group, but %s", noNegotiation)
 	case len(p) > 1:
 		return failAt(s, path, "proposal", "stands for %d choices, but nothing is there to choose", len(p))
+	case p[0].Encryption.SaltLen() > 0:
+		return failAt(s, path, "proposal", "names %s, but "+noCounterMode, p[0].Encryption)
+	case p[0].ESN:
+		return failAt(s, path, "proposal", "asks for extended sequence numbers, but "+noExtendedNumbers)
 	}
 	m.Suite = p[0].Suite
 	for _, k := range []struct {
@@ -84,9 +93,6 @@ func finishManualSuite(m *manual, s *Section, path string) error {
 		if len(k.key) != k.want {
 			return failAt(s, path, k.name, "is %d bytes, but %s takes %d", len(k.key), m.Suite, k.want)
 		}
-	}
-	if m.Suite.Encryption.SaltLen() > 0 && bytes.Equal(m.In.EncryptionKey, m.Out.EncryptionKey) {
-		return failAt(s, path, "key_out", "is the same as key_in: with a counter-mode cipher both sides would use each nonce twice")
 	}
 	return nil
 }
@@ -104,12 +110,15 @@ func (c *child) finishManual(s *Section, path string) error {
 			return bad(noNegotiation + "; its one proposal is manual.proposal")
 		case strings.HasPrefix(v.Key, "rekey_"), strings.HasPrefix(v.Key, "rand_"):
 			return bad(noNegotiation)
+		case v.Key == "replay_window" && c.ReplayWindow != 0:
+			return bad(noReplayWindow)
 		case v.Key == "start_action" && c.StartAction == ike.ActionTrap:
 			return bad("a manually keyed child always stands; there is nothing to trap")
 		case v.Key == "close_action" && c.CloseAction != ike.ActionNone, v.Key == "dpd_action" && c.DPDAction != ike.ActionNone:
 			return bad("a manually keyed child has no IKE SA that could tell of it")
 		}
 	}
+	c.ReplayWindow = 0
 	if c.lifeTime != nil {
 		c.Lifetime.LifeTime = *c.lifeTime
 	}

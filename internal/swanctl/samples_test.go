@@ -132,9 +132,9 @@ func TestLegacy(t *testing.T) {
 
 func TestManualSample(t *testing.T) {
 	c := load(t, "manual.conf").Connections[0]
-	gcm, ah := c.Children[0], c.Children[1]
-	if gcm.Manual == nil || ah.Manual == nil || gcm.Lifetime.LifePackets != 1<<32-1 {
-		t.Fatalf("children: %+v %+v", gcm, ah)
+	cbc, ah := c.Children[0], c.Children[1]
+	if cbc.Manual == nil || ah.Manual == nil || cbc.Lifetime.LifePackets != 1<<32-1 {
+		t.Fatalf("children: %+v %+v", cbc, ah)
 	}
 	if ah.Mode != sa.Transport || ah.Manual.Suite != (sa.Suite{Protocol: sa.AH, Integrity: sa.HMACSHA256}) || ah.Manual.Encap {
 		t.Errorf("ah: %+v", ah.Manual)
