@@ -113,7 +113,7 @@ func (x *exchange) await(next func(any) error) uint64 {
 	x.asked = x.e.ask(func(v any) {
 		x.asked = 0
 		if x.over {
-			discard(x.e, v)
+			x.giveBack(v)
 			return
 		}
 		if err := next(v); err != nil {
@@ -125,12 +125,22 @@ func (x *exchange) await(next func(any) error) uint64 {
 	return x.asked
 }
 
-// discard wipes an answer that nobody waits for any more.
-func discard(_ *Engine, v any) {
-	if r, ok := v.(DHResult); ok {
-		r.Shared.Wipe()
+// giveBack undoes what an answer brings to an exchange that is over.
+func (x *exchange) giveBack(v any) {
+	switch r := v.(type) {
+	case DHResult:
 		if r.Private != nil {
 			r.Private.Wipe()
+		}
+	case spiResult:
+		if r.err == nil {
+			x.releaseSPI(reservation{x.q.reserving, r.spi})
+		}
+	case installResult:
+		if r.err != nil {
+			x.notInstalled()
+		} else {
+			x.q.child.discard()
 		}
 	}
 }
@@ -226,20 +236,12 @@ func (x *exchange) repeated(m *message) bool {
 func (x *exchange) close() {
 	x.over = true
 	x.e.stop(x.rt.timer)
-	x.e.forget(x.asked)
 	x.asked = 0
 	if x.m != nil {
 		x.m.wipe()
 	}
 	if x.q != nil {
 		x.q.wipe()
-	}
-}
-
-// forget lets an answer that is still to come find nobody but the wiper.
-func (e *Engine) forget(token uint64) {
-	if _, ok := e.waiting[token]; ok {
-		e.waiting[token] = func(v any) { discard(e, v) }
 	}
 }
 

@@ -148,8 +148,8 @@ func (s *ikeSA) refused(n isakmp.Notification) *exchange {
 			continue
 		}
 		waits = append(waits, x)
-		for _, spi := range x.q.spis {
-			if string(n.SPI) == string(be32(uint32(spi))) {
+		for _, r := range x.q.reserved {
+			if string(n.SPI) == string(be32(uint32(r.spi))) {
 				return x
 			}
 		}

@@ -69,11 +69,30 @@ type quickMode struct {
 	public     []byte
 	private    PrivateKey
 	shared     sa.Key
-	spis       map[sa.Protocol]sa.SPI // reserved and not installed
-	child      *child                 // once installed
+	reserving  sa.Protocol
+	reservedAt netip.Addr
+	reserved   []reservation // SPIs that are not installed
+	child      *child        // once its installation is asked for
+	installing bool          // no answer has come to that yet
 	replaces   *child
 	// Which end set the commit bit; CONNECTED comes from there.
 	weCommit, peerCommits bool
+}
+
+// reservation is an SPI that is reserved.
+type reservation struct {
+	protocol sa.Protocol
+	spi      sa.SPI
+}
+
+// spi returns the SPI reserved for a protocol, or 0.
+func (q *quickMode) spi(p sa.Protocol) sa.SPI {
+	for _, r := range q.reserved {
+		if r.protocol == p {
+			return r.spi
+		}
+	}
+	return 0
 }
 
 func (q *quickMode) wipe() {
@@ -230,11 +249,8 @@ func (x *exchange) failQuick(err error) {
 // release gives back what a Quick Mode held that did not come off.
 func (x *exchange) release(err error) {
 	q := x.q
-	for p, spi := range q.spis {
-		x.e.emit(ReleaseSPI{Protocol: p, Local: x.s.local.Addr(), SPI: spi})
-	}
-	q.spis = nil
-	if q.child != nil && q.child.state == ChildInstalling {
+	x.releaseSPIs()
+	if q.child != nil && q.child.state == ChildInstalling && !q.installing {
 		q.child.discard()
 	}
 	if old := q.replaces; old != nil && old.rekeying == x {

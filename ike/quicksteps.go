@@ -5,6 +5,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"quicksand/ike/isakmp"
 	"quicksand/sa"
@@ -104,7 +105,7 @@ func reserveSPIs(x *exchange) error {
 		protocols = append(protocols, q.agreement.transform.Suite)
 	}
 	for _, suite := range protocols {
-		if _, ok := q.spis[suite.Protocol]; !ok {
+		if q.spi(suite.Protocol) == 0 {
 			x.reserveSPI(suite)
 			return nil
 		}
@@ -115,18 +116,28 @@ func reserveSPIs(x *exchange) error {
 func (x *exchange) reserveSPI(suite sa.Suite) {
 	p := x.draft()
 	p.Suite = suite
+	x.q.reserving, x.q.reservedAt = suite.Protocol, x.s.local.Addr()
 	token := x.await(func(v any) error {
 		r := v.(spiResult)
 		if r.err != nil {
 			return fmt.Errorf("reserve SPI: %w", r.err)
 		}
-		if x.q.spis == nil {
-			x.q.spis = make(map[sa.Protocol]sa.SPI, 1)
-		}
-		x.q.spis[suite.Protocol] = r.spi
+		x.q.reserved = append(x.q.reserved, reservation{suite.Protocol, r.spi})
 		return reserveSPIs(x)
 	})
-	x.e.emit(ReserveSPI{Token: token, Protocol: suite.Protocol, Local: x.s.local.Addr(), Pair: p})
+	x.e.emit(ReserveSPI{Token: token, Protocol: suite.Protocol, Local: x.q.reservedAt, Pair: p})
+}
+
+// releaseSPIs gives back what was reserved and is not installed.
+func (x *exchange) releaseSPIs() {
+	for _, r := range x.q.reserved {
+		x.releaseSPI(r)
+	}
+	x.q.reserved = nil
+}
+
+func (x *exchange) releaseSPI(r reservation) {
+	x.e.emit(ReleaseSPI{Protocol: r.protocol, Local: x.q.reservedAt, SPI: r.spi})
 }
 
 // draft is the pair as far as it is known before it is agreed on.
@@ -192,7 +203,7 @@ func sendQuick1(x *exchange) ([]isakmp.Payload, error) {
 	q.offer = s.childOffer(q.cfg, q.group, 0)
 	for i := range q.offer.Proposals {
 		p, _ := protocolOf(q.offer.Proposals[i].Protocol)
-		q.offer.Proposals[i].SPI = be32(uint32(q.spis[p]))
+		q.offer.Proposals[i].SPI = be32(uint32(q.spi(p)))
 	}
 	q.nonce[0] = x.makeNonce()
 	q.ids = []isakmp.Payload{proxyID(q.local), proxyID(q.remote)}
@@ -333,30 +344,35 @@ func installPair(x *exchange) error {
 	keys := func(spi sa.SPI) sa.SA {
 		return saFromKeymat(t.Suite, spi, keymat(s.transform.Hash, s.skeyidD, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
 	}
-	p.In, p.Out = keys(q.spis[t.Protocol]), keys(q.agreement.peerSPI)
+	p.In, p.Out = keys(q.spi(t.Protocol)), keys(q.agreement.peerSPI)
 	q.shared.Wipe()
 	p.Lifetime = x.lifetime()
 	c := &child{e: x.e, s: s, conn: q.conn.Name, cfg: q.cfg, localID: s.localID, remoteID: s.remoteID,
 		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, rekeyed: q.replaces != nil}
-	q.child = c
+	q.child, q.installing = c, true
 	x.e.children[p.ID] = c
+	q.reserved = slices.DeleteFunc(q.reserved, func(r reservation) bool { return r.protocol == t.Protocol })
+	x.releaseSPIs()
 	x.e.emit(Install{Pair: p, Token: x.await(func(v any) error {
 		r := v.(installResult)
+		q.installing = false
 		if r.err != nil {
-			delete(x.e.children, p.ID)
-			q.child = nil
-			x.e.dropReqid(c)
-			p.Wipe()
+			x.notInstalled()
 			return refuse(isakmp.NoProposalChosen, "install the pair: %v", r.err)
 		}
-		delete(q.spis, t.Protocol)
-		for other, spi := range q.spis {
-			x.e.emit(ReleaseSPI{Protocol: other, Local: s.local.Addr(), SPI: spi})
-		}
-		q.spis = nil
 		c.placement = r.placement
 		c.installed = x.e.now
 		return nil
 	})})
 	return nil
+}
+
+// notInstalled forgets a pair that no backend took.
+func (x *exchange) notInstalled() {
+	c := x.q.child
+	x.q.child = nil
+	delete(x.e.children, c.pair.ID)
+	x.e.dropReqid(c)
+	x.releaseSPI(reservation{c.pair.Suite.Protocol, c.pair.In.SPI})
+	c.pair.Wipe()
 }
