@@ -144,6 +144,9 @@ func (s *ikeSA) notified(n isakmp.Notification) {
 func (s *ikeSA) refused(n isakmp.Notification) *exchange {
 	var waits []*exchange
 	for _, x := range s.quick {
+		if c := x.q.child; !x.initiator && c != nil && string(n.SPI) == string(be32(uint32(c.pair.In.SPI))) {
+			return x // the initiator could not use what it agreed to
+		}
 		if !x.initiator || x.asked != 0 {
 			continue
 		}
