@@ -179,17 +179,22 @@ func TestInitiateOverThePeersIKE(t *testing.T) {
 	}
 }
 
+// manualChildOf returns the manually keyed child "fixed".
+func manualChildOf(t *testing.T, spi sa.SPI) ike.Child {
+	t.Helper()
+	keys := func(spi sa.SPI) sa.SA {
+		return sa.SA{SPI: spi, EncryptionKey: sa.Key("0123456789abcdef"), IntegrityKey: sa.Key("0123456789abcdef0123")}
+	}
+	return ike.Child{Name: "fixed", LocalTS: selector(t, "10.1.0.0/24"), RemoteTS: ike.Dynamic{IsDynamic: true}, ReplayWindow: 32, Manual: &ike.Manual{
+		Suite: sa.Suite{Protocol: sa.ESP, Encryption: sa.AESCBC, KeyBits: 128, Integrity: sa.HMACSHA1},
+		In:    keys(spi), Out: keys(0x301),
+		Local: netip.AddrPortFrom(localAddr, 0), Remote: netip.AddrPortFrom(remoteAddr, 0)}}
+}
+
 func TestManual(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key := sa.Key("0123456789abcdef0123")
-		manual := func(spi sa.SPI) ike.Child {
-			return ike.Child{Name: "fixed", LocalTS: selector(t, "10.1.0.0/24"), RemoteTS: ike.Dynamic{IsDynamic: true}, Manual: &ike.Manual{
-				Suite: sa.Suite{Protocol: sa.ESP, Encryption: sa.AESGCM16, KeyBits: 128},
-				In:    sa.SA{SPI: spi, EncryptionKey: key.Clone()}, Out: sa.SA{SPI: 0x301, EncryptionKey: key.Clone()},
-				Local: netip.AddrPortFrom(localAddr, 0), Remote: netip.AddrPortFrom(remoteAddr, 0)}}
-		}
 		b := newFakeBackend("tun", sa.Userspace)
-		config := siteConfig(manual(0x300))
+		config := siteConfig(manualChildOf(t, 0x300))
 		r := newRig(t, &fakeEngine{}, Parts{Backends: []sa.Backend{b}, Config: config, Load: func() (*ike.Config, error) { return config, nil }})
 		infos, err := r.SAs(t.Context())
 		if err != nil || len(infos) != 1 || infos[0].ID != 0 || infos[0].Conn != "site" || len(infos[0].Children) != 1 {
@@ -206,22 +211,21 @@ func TestManual(t *testing.T) {
 		if err := r.Initiate(t.Context(), "site", "fixed", nil); err == nil {
 			t.Error("a manually keyed child was negotiated")
 		}
-		b.events <- sa.Event{Kind: sa.HardExpired, Pair: first}
+		if p.ReplayWindow != 0 {
+			t.Errorf("a replay window of %d, which shuts a restarted peer out", p.ReplayWindow)
+		}
 		b.events <- sa.Event{Kind: sa.Lost, Pair: first}
 		synctest.Wait()
-		if !r.reporter.says(slog.LevelError, "give it new keys") {
-			t.Error("the operator is not told that the keys are used up")
-		}
 		if got := b.installed(); !slices.Equal(got, []uint32{first + 1}) {
 			t.Errorf("after it was lost, %v stands", got)
 		}
 		// The same again leaves it alone; other keys replace it; none remove it.
-		config = siteConfig(manual(0x300))
+		config = siteConfig(manualChildOf(t, 0x300))
 		r.Reload(t.Context())
 		if got := b.installed(); !slices.Equal(got, []uint32{first + 1}) {
 			t.Errorf("after an idle reload, %v stands", got)
 		}
-		config = siteConfig(manual(0x302))
+		config = siteConfig(manualChildOf(t, 0x302))
 		r.Reload(t.Context())
 		if got := b.installed(); !slices.Equal(got, []uint32{first + 2}) {
 			t.Errorf("after a change, %v stands", got)
@@ -231,6 +235,62 @@ func TestManual(t *testing.T) {
 		if got := b.installed(); len(got) != 0 {
 			t.Errorf("after its removal, %v stands", got)
 		}
+		r.stop()
+		<-r.ended
+	})
+}
+
+// A manually keyed child ends at its limits, and new keys bring it back.
+func TestManualExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limited := func(spi sa.SPI, life time.Duration) *ike.Config {
+			c := manualChildOf(t, spi)
+			c.Lifetime.LifeTime = life
+			return siteConfig(c)
+		}
+		b := newFakeBackend("tun", sa.Userspace)
+		config := limited(0x300, time.Hour)
+		r := newRig(t, &fakeEngine{}, Parts{Backends: []sa.Backend{b}, Config: config, Load: func() (*ike.Config, error) { return config, nil }})
+		stands := func(when string, want ...uint32) {
+			t.Helper()
+			synctest.Wait()
+			if got := b.installed(); !slices.Equal(got, want) {
+				t.Errorf("%s, %v stands, want %v", when, got, want)
+			}
+		}
+		reload := func(c *ike.Config) {
+			t.Helper()
+			config = c
+			if err := r.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := uint32(firstManualID + 1)
+		time.Sleep(time.Hour - time.Second)
+		stands("before its time", first)
+		if r.reporter.says(slog.LevelError, "give it new keys") {
+			t.Error("it has reached its limit too soon")
+		}
+		b.took()
+		time.Sleep(2 * time.Second)
+		stands("after its time")
+		if !r.reporter.says(slog.LevelError, "give it new keys") {
+			t.Error("the operator is not told that the keys are used up")
+		}
+		if calls := b.took(); slices.Contains(calls, "untrap fixed") {
+			t.Errorf("its policy does not block any more: %q", calls)
+		}
+		reload(limited(0x300, time.Hour))
+		stands("after the same configuration again")
+		// What replaces it has a time of its own, and ends by packets before.
+		reload(limited(0x302, time.Hour))
+		stands("with new keys", first+1)
+		time.Sleep(30 * time.Minute)
+		reload(limited(0x304, time.Hour))
+		time.Sleep(45 * time.Minute)
+		stands("past the time of the one before", first+2)
+		b.events <- sa.Event{Kind: sa.HardExpired, Pair: first + 2}
+		stands("after its last packet")
 		r.stop()
 		<-r.ended
 	})

@@ -22,6 +22,7 @@ type manualChild struct {
 	pair      *sa.Pair
 	placement sa.Placement
 	installed time.Time
+	expiry    *time.Timer // nil: it never expires by time
 }
 
 // installManual puts a manually keyed child's pair in place (RFC 4301 section
@@ -38,7 +39,20 @@ func (d *Daemon) installManual(conn *ike.Connection, child *ike.Child) error {
 		d.complain("remove", p, d.place.remove(p))
 		return fmt.Errorf("activate pair: %w", err)
 	}
-	d.manual[target{conn.Name, child.Name}] = &manualChild{conn: conn, pair: p, placement: got, installed: time.Now()}
+	t := target{conn.Name, child.Name}
+	m := &manualChild{conn: conn, pair: p, placement: got, installed: time.Now()}
+	d.manual[t] = m
+	// Backends count bytes and packets only; a negotiated pair's time is the
+	// engine's to keep.
+	if life := p.Lifetime.Hard.Time; life > 0 {
+		m.expiry = time.AfterFunc(life, func() {
+			d.post(func() {
+				if d.manual[t] == m {
+					d.expireManual(t)
+				}
+			})
+		})
+	}
 	return nil
 }
 
@@ -62,7 +76,9 @@ func manualPair(conn *ike.Connection, child *ike.Child, id uint32) *sa.Pair {
 		ID: id, Suite: m.Suite, Encap: m.Encap, In: clone(m.In), Out: clone(m.Out),
 		Lifetime: sa.Lifetime{Hard: sa.Limits{
 			Time: child.Lifetime.LifeTime, Bytes: child.Lifetime.LifeBytes, Packets: child.Lifetime.LifePackets}},
-		ReplayWindow: child.ReplayWindow,
+		// After a restart the peer's sequence numbers begin anew (RFC 4303
+		// section 5).
+		ReplayWindow: 0,
 		CopyDF:       child.CopyDF, CopyECN: child.CopyECN, CopyDSCP: child.CopyDSCP,
 		Offload: child.Offload,
 	}
@@ -71,14 +87,26 @@ func manualPair(conn *ike.Connection, child *ike.Child, id uint32) *sa.Pair {
 // removeManual takes a manually keyed child out, where it is installed.
 func (d *Daemon) removeManual(t target) {
 	if m := d.manual[t]; m != nil {
+		if m.expiry != nil {
+			m.expiry.Stop()
+		}
 		delete(d.manual, t)
 		d.remove(m.pair)
 		d.say(slog.LevelInfo, "CHD", fmt.Sprintf("manually keyed child %s removed", t.child), connAttr(t.conn))
 	}
 }
 
-// manualEvent handles what befalls a manually keyed pair. Nobody renegotiates
-// it, so the operator has to know.
+// expireManual takes out a manually keyed child that has reached a limit.
+// Nobody renegotiates it, so the operator has to know. Its policy stays and
+// blocks its traffic, and it is not put in place again until its configuration
+// changes.
+func (d *Daemon) expireManual(t target) {
+	d.say(slog.LevelError, "CHD", fmt.Sprintf(
+		"manually keyed child %s has reached its limit and carries nothing any more; give it new keys", t.child), connAttr(t.conn))
+	d.removeManual(t)
+}
+
+// manualEvent handles what befalls a manually keyed pair.
 func (d *Daemon) manualEvent(ev sa.Event) {
 	for t, m := range d.manual {
 		if m.pair.ID != ev.Pair {
@@ -86,8 +114,7 @@ func (d *Daemon) manualEvent(ev sa.Event) {
 		}
 		switch ev.Kind {
 		case sa.HardExpired:
-			d.say(slog.LevelError, "CHD", fmt.Sprintf(
-				"manually keyed child %s has reached its limit and carries nothing any more; give it new keys", t.child), connAttr(t.conn))
+			d.expireManual(t)
 		case sa.Lost:
 			d.say(slog.LevelWarn, "CHD", fmt.Sprintf("manually keyed child %s was lost; installing it again", t.child), connAttr(t.conn))
 			d.removeManual(t)
