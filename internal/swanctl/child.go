@@ -188,7 +188,7 @@ var actions = map[string]ike.StartAction{
 func setAction(field func(*child) *ike.StartAction) func(*child, *Setting) error {
 	return func(c *child, s *Setting) (err error) {
 		if t, _ := s.text(); strings.Contains(t, "|") {
-			return fmt.Errorf("%q: actions cannot be combined; choose one", t)
+			return fmt.Errorf("%q: actions cannot be combined; write start, to bring the child up at once and to go on trying, or trap, to bring it up when traffic needs it", t)
 		}
 		*field(c), err = oneOf(s, "none, clear, trap, start, restart", actions)
 		return err

@@ -306,7 +306,7 @@ func TestChildErrors(t *testing.T) {
 		{"replay_window = 4097", `replay_window: "4097" is not a number from 0 to 4096`},
 		{"hw_offload = maybe", `hw_offload: "maybe" is not one of auto, packet, crypto, no`},
 		{"copy_dscp = both", `copy_dscp: "both" is not one of out, in, yes, no`},
-		{"start_action = trap|start", `start_action: "trap|start": actions cannot be combined; choose one`},
+		{"start_action = trap|start", `start_action: "trap|start": actions cannot be combined; write start, to bring the child up at once and to go on trying, or trap, to bring it up when traffic needs it`},
 		{"dpd_action = hold", `dpd_action: "hold" is not one of none, clear, trap, start, restart`},
 		{"updown = /usr/libexec/updown iptables", "updown: not supported: no scripts are run"},
 		{"policies = no", "policies: not supported: a child without policies would protect nothing; only yes is accepted"},
