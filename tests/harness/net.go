@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ const prefix = "qs-"
 type Net struct {
 	name string
 	dir  string
+	once sync.Once // of Close
 
 	mu     sync.Mutex // guards what follows
 	hosts  []*Host
@@ -92,16 +94,14 @@ func (n *Net) OnClose(f func()) {
 }
 
 // Close ends every process in the namespaces and removes them and the
-// directory. It may be called more than once.
-func (n *Net) Close() {
+// directory. It may be called more than once, and returns when that is done.
+func (n *Net) Close() { n.once.Do(n.close) }
+
+func (n *Net) close() {
 	n.mu.Lock()
 	undo, hosts := n.undo, n.hosts
-	first := !n.closed
 	n.closed = true
 	n.mu.Unlock()
-	if !first {
-		return
-	}
 	for i := len(undo) - 1; i >= 0; i-- {
 		undo[i]()
 	}
@@ -121,13 +121,25 @@ func CloseOnSignal() {
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		s := <-c
-		CloseAll()
+		interrupted.Store(true)
+		closeAll()
 		os.Exit(128 + int(s.(syscall.Signal)))
 	}()
 }
 
-// CloseAll closes every Net of the process.
+// interrupted is set once a signal has come.
+var interrupted atomic.Bool
+
+// CloseAll closes every Net of the process. It does not return where the
+// process is about to end by a signal, whose exit status is the one to show.
 func CloseAll() {
+	closeAll()
+	if interrupted.Load() {
+		select {}
+	}
+}
+
+func closeAll() {
 	openMu.Lock()
 	var nets []*Net
 	for n := range opened {
