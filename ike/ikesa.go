@@ -233,9 +233,8 @@ func (s *ikeSA) establish() {
 
 // settle takes a responder's IKE SA out of the half-open ones.
 func (s *ikeSA) settle() {
-	a := s.remote.Addr()
 	if s.main != nil && s.main.m != nil && s.main.m.halfOpen.IsValid() {
-		a = s.main.m.halfOpen
+		a := s.main.m.halfOpen
 		s.main.m.halfOpen = netip.Addr{}
 		if s.e.halfOpen[a]--; s.e.halfOpen[a] <= 0 {
 			delete(s.e.halfOpen, a)
@@ -322,8 +321,9 @@ func (s *ikeSA) remove(err error) {
 		e.done(w.Command, err)
 	}
 	s.wanted = nil
-	delete(e.sas, s.cookies)
-	delete(e.sas, cookies{i: s.cookies.i})
+	if e.sas[s.cookies] == s { // a peer may have taken our own cookie
+		delete(e.sas, s.cookies)
+	}
 	for _, t := range []*timer{s.rekeyAt, s.expireAt, s.keepalive, s.dpd, s.doom} {
 		e.stop(t)
 	}

@@ -81,15 +81,17 @@ func side(initiator bool) int {
 	return 1
 }
 
-// makeCookie makes a cookie that only we could have made for this peer (RFC
-// 2408 section 2.5.3).
+// makeCookie makes a cookie that only we could have made for this peer, and
+// that is not zero (RFC 2408 section 2.5.3).
 func (e *Engine) makeCookie(local, remote netip.AddrPort) isakmp.Cookie {
-	var nonce [16]byte
-	e.read(nonce[:])
-	m := hmac.New(sha256.New, e.secret[:])
-	fmt.Fprintf(m, "%s %s %x", local, remote, nonce)
 	var c isakmp.Cookie
-	copy(c[:], m.Sum(nil))
+	for c == (isakmp.Cookie{}) {
+		var nonce [16]byte
+		e.read(nonce[:])
+		m := hmac.New(sha256.New, e.secret[:])
+		fmt.Fprintf(m, "%s %s %x", local, remote, nonce)
+		copy(c[:], m.Sum(nil))
+	}
 	return c
 }
 

@@ -210,8 +210,11 @@ func (e *Engine) reject(s *ikeSA, m *message, err error) {
 	level := slog.LevelDebug
 	if d, ok := err.(*dropped); ok {
 		e.count(d.counter)
-		if s != nil && (d.counter == "ike.rx.undecryptable" || d.counter == "ike.rx.bad-hash") {
+		switch {
+		case s != nil && (d.counter == "ike.rx.undecryptable" || d.counter == "ike.rx.bad-hash"):
 			level = slog.LevelWarn
+		case d.counter == "ike.rx.unsupported-exchange":
+			level = slog.LevelInfo
 		}
 	}
 	e.log(s, 0, level, fmt.Sprintf("%s message %08x from %s dropped: %v", m.h.Exchange, m.h.MessageID, m.Remote, err))

@@ -3,6 +3,7 @@
 package ike
 
 import (
+	"bytes"
 	"container/heap"
 	"crypto/ecdh"
 	"fmt"
@@ -371,27 +372,30 @@ func (s *sim) pair(change func(a, b *Config)) (a, b *node) {
 	return s.node("a", "192.0.2.1", ca, Options{}), s.node("b", "192.0.2.2", cb, Options{})
 }
 
-// converged says how the two ends differ, or "": every pair that one end
-// holds must be held with the same keys by the other, and both must send over
-// the same one.
-func converged(a, b *node) string {
+// differ says how the two ends differ, or "": every pair that one end holds
+// must be held with the same keys by the other.
+func differ(a, b *node) string {
 	for _, ends := range [][2]*node{{a, b}, {b, a}} {
 		n, o := ends[0], ends[1]
 		for _, p := range n.pairs {
 			q := o.byOut(p.In.SPI)
-			if q == nil {
+			switch {
+			case q == nil:
 				return fmt.Sprintf("%s holds %v, %s does not", n.name, p, o.name)
-			}
-			if string(p.In.EncryptionKey) != string(q.Out.EncryptionKey) || string(p.Out.EncryptionKey) != string(q.In.EncryptionKey) ||
-				len(p.In.EncryptionKey) != p.Suite.EncryptionKeyLen() || p.Out.SPI != q.In.SPI {
+			case p.Out.SPI != q.In.SPI || p.Suite != q.Suite || p.Mode != q.Mode || p.Encap != q.Encap,
+				p.LocalTS != q.RemoteTS || p.RemoteTS != q.LocalTS:
 				return fmt.Sprintf("the ends differ in %v and %v", p, q)
+			case !sameKeys(p.In, q.Out), !sameKeys(p.Out, q.In), sameKeys(p.In, p.Out),
+				len(p.In.EncryptionKey) != p.Suite.EncryptionKeyLen(), len(p.In.EncryptionKey)+len(p.In.IntegrityKey) != p.Suite.KeymatLen():
+				return fmt.Sprintf("the keys of %v and %v differ", p, q)
 			}
 		}
 	}
-	if len(a.pairs) > 1 {
-		return fmt.Sprintf("%d pairs are left", len(a.pairs))
-	}
 	return ""
+}
+
+func sameKeys(a, b sa.SA) bool {
+	return bytes.Equal(a.EncryptionKey, b.EncryptionKey) && bytes.Equal(a.IntegrityKey, b.IntegrityKey)
 }
 
 func (n *node) byOut(spi sa.SPI) *sa.Pair {
