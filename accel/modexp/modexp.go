@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package modexp raises numbers to secret powers modulo the primes of IKE's
+// MODP groups (RFC 2409 section 6, RFC 3526), one or eight at a time, in
+// constant time in the exponent and in the base.
+//
+// Where the CPU has AVX-512 IFMA, a number is cut into limbs of 52 bits and
+// multiplied in Montgomery's form. Elsewhere filippo.io/bigmod does the work.
+//
+// # What does not depend on secrets
+//
+// The number of windows follows from the exponents' lengths in bytes, which are
+// public. Every table entry is read for every window, and a mask or a register
+// permutation keeps the wanted one. Nothing branches on a digit or on a limb;
+// the final subtraction of the modulus is always made and its result masked.
+//
+// What a computation leaves in this package's memory is overwritten when it
+// ends. What bigmod leaves is out of reach.
+package modexp
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"filippo.io/bigmod"
+
+	"quicksand/accel"
+)
+
+// Lanes is the largest number of powers that are computed together.
+const Lanes = 8
+
+// Level is a way to compute.
+type Level uint8
+
+// The levels, worst first.
+const (
+	Generic Level = iota // bigmod
+	IFMA                 // AVX-512 IFMA
+)
+
+// String returns the level's name.
+func (l Level) String() string {
+	if l == IFMA {
+		return accel.IFMA.String()
+	}
+	return "generic"
+}
+
+// Levels returns the levels that this build has and the CPU can run, best
+// first. Generic is always the last.
+func Levels() []Level {
+	if haveIFMA && accel.Detect().Has(accel.IFMA) {
+		return []Level{IFMA, Generic}
+	}
+	return []Level{Generic}
+}
+
+// Modulus is a prime and what is computed of it beforehand. It is safe for
+// concurrent use.
+type Modulus struct {
+	size  int // bytes
+	nat   *bigmod.Modulus
+	two   *bigmod.Nat
+	level Level
+	wide  *wide // for IFMA
+}
+
+// New prepares the prime p, big-endian, at a level that Levels lists. p is a
+// multiple of 64 bits long, from 512 to 8192, and its top and bottom 64 bits are
+// ones, as those of all the MODP groups are; the arithmetic relies on that.
+// length is that of the exponents which PowerOfTwo is to be fast for, in bytes.
+func New(p []byte, length int, level Level) (*Modulus, error) {
+	if len(p)%8 != 0 || len(p) < 64 || len(p) > 1024 {
+		return nil, fmt.Errorf("prepare modulus: %d bytes", len(p))
+	}
+	for i := range 8 {
+		if p[i] != 0xff || p[len(p)-1-i] != 0xff {
+			return nil, errors.New("prepare modulus: its ends are not 64 ones")
+		}
+	}
+	nat, err := bigmod.NewModulus(p)
+	if err != nil {
+		return nil, fmt.Errorf("prepare modulus: %w", err)
+	}
+	m := &Modulus{size: len(p), nat: nat, two: bigmod.NewNat().SetUint(2).ExpandFor(nat), level: level}
+	if level == IFMA {
+		m.wide = newWide(p, length)
+	}
+	return m, nil
+}
+
+// Size returns the modulus's length in bytes.
+func (m *Modulus) Size() int { return m.size }
+
+// Level returns the level that the modulus was prepared for.
+func (m *Modulus) Level() Level { return m.level }
+
+// Lanes returns how many powers are best computed together: Lanes or 1.
+func (m *Modulus) Lanes() int {
+	if m.level == IFMA {
+		return Lanes
+	}
+	return 1
+}
+
+// Power sets out[i] to bases[i]^exponents[i] mod p for each i. Numbers are
+// big-endian; out[i] and bases[i] have the modulus's length, and a base is below
+// p, else its power is not defined. An exponent has any length; the time depends
+// on the longest. out may be bases.
+func (m *Modulus) Power(out, bases, exponents [][]byte) {
+	for len(out) > 0 {
+		n := min(len(out), m.Lanes())
+		if m.level == IFMA {
+			m.wide.power(out[:n], bases[:n], exponents[:n])
+		} else {
+			m.one(out[0], bases[0], exponents[0])
+		}
+		out, bases, exponents = out[n:], bases[n:], exponents[n:]
+	}
+}
+
+// PowerOfTwo sets out[i] to 2^exponents[i] mod p for each i.
+func (m *Modulus) PowerOfTwo(out, exponents [][]byte) {
+	for len(out) > 0 {
+		n := min(len(out), m.Lanes())
+		if m.level == IFMA {
+			m.wide.powerOfTwo(out[:n], exponents[:n])
+		} else {
+			copy(out[0], bigmod.NewNat().Exp(m.two, exponents[0], m.nat).Bytes(m.nat))
+		}
+		out, exponents = out[n:], exponents[n:]
+	}
+}
+
+// one is Power by bigmod.
+func (m *Modulus) one(out, base, exponent []byte) {
+	b, err := bigmod.NewNat().SetBytes(base, m.nat)
+	if err != nil {
+		clear(out)
+		return
+	}
+	copy(out, bigmod.NewNat().Exp(b, exponent, m.nat).Bytes(m.nat))
+}
+
+const lineBytes = 64
+
+// aligned returns words that begin on a cache line.
+func aligned(words int) []uint64 {
+	b := make([]uint64, words+lineBytes/8-1)
+	skip := (-uintptr(unsafe.Pointer(&b[0])) % lineBytes) / 8
+	return b[skip : int(skip)+words : int(skip)+words]
+}
+
+// buffers keeps the memory of computations that are over, overwritten with
+// zeros.
+var buffers sync.Pool
+
+// take returns n words of zeros that begin on a cache line. give takes them
+// back and overwrites them.
+func take(n int) []uint64 {
+	if b, ok := buffers.Get().(*[]uint64); ok && cap(*b) >= n {
+		return (*b)[:n]
+	}
+	return aligned(n)
+}
+
+func give(b []uint64) {
+	clear(b)
+	buffers.Put(&b)
+}
