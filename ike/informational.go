@@ -132,6 +132,11 @@ func (s *ikeSA) notified(n isakmp.Notification) {
 		s.main.fail(fmt.Errorf("the peer refuses: %s", n.Type))
 		return
 	}
+	if n.Type == isakmp.AuthenticationFailed && n.Protocol == isakmp.ProtoISAKMP {
+		e.log(s, 0, slog.LevelWarn, "the peer refuses our identity; dropping the IKE SA")
+		s.drop(errDeleted)
+		return
+	}
 	if x := s.refused(n); x != nil {
 		x.fail(fmt.Errorf("the peer refuses: %s", n.Type))
 		return
@@ -256,14 +261,20 @@ func (s *ikeSA) sendDelete(p isakmp.ProtocolID, spis ...sa.SPI) {
 	if s.lastIV == nil {
 		return
 	}
+	if p == isakmp.ProtoISAKMP {
+		s.inform(s.deleteIKE())
+		return
+	}
 	d := isakmp.Delete{DOI: isakmp.DOIIPsec, Protocol: p, SPISize: 4}
 	for _, spi := range spis {
 		d.SPIs = append(d.SPIs, be32(uint32(spi)))
 	}
-	if p == isakmp.ProtoISAKMP {
-		d.SPISize, d.SPIs = 16, [][]byte{s.cookieBytes()}
-	}
 	s.inform(isakmp.Payload{Type: isakmp.PayloadDelete, Body: d.Append(nil)})
+}
+
+func (s *ikeSA) deleteIKE() isakmp.Payload {
+	d := isakmp.Delete{DOI: isakmp.DOIIPsec, Protocol: isakmp.ProtoISAKMP, SPISize: 16, SPIs: [][]byte{s.cookieBytes()}}
+	return isakmp.Payload{Type: isakmp.PayloadDelete, Body: d.Append(nil)}
 }
 
 func (s *ikeSA) notify(n isakmp.Notification) []byte {
@@ -280,6 +291,11 @@ func (x *exchange) notifyRefusal(r *refusal) {
 			return
 		}
 		s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: r.notify})
+		if x.initiator && s.cipher != nil {
+			// It is message 6 that is refused: for the responder the IKE SA
+			// stands already.
+			s.inform(s.deleteIKE())
+		}
 		return
 	}
 	n := isakmp.Notification{Protocol: isakmp.ProtoESP, Type: r.notify}

@@ -100,11 +100,10 @@ func receiveMainAuth(x *exchange, m *message) error {
 		return x.undecryptable()
 	}
 	// From here on the peer has proven that it knows the pre-shared key.
-	id, err := isakmp.ParseIdentification(idBody)
+	peer, err := readIdentity(idBody)
 	if err != nil {
-		return refuse(isakmp.PayloadMalformed, "%v", err)
+		return err
 	}
-	peer := Identity{id.Type, string(id.Data)}
 	if !x.initiator {
 		if err := x.chooseConnection(peer, m); err != nil {
 			return err
@@ -124,6 +123,19 @@ func receiveMainAuth(x *exchange, m *message) error {
 	return nil
 }
 
+// readIdentity reads a phase 1 ID payload. Its protocol and port are 0 or
+// UDP's port of IKE (RFC 2407 section 4.6.2), to which NAT traversal added one.
+func readIdentity(body []byte) (Identity, error) {
+	id, err := isakmp.ParseIdentification(body)
+	if err != nil {
+		return Identity{}, refuse(isakmp.PayloadMalformed, "%v", err)
+	}
+	if id.Protocol != 0 && id.Protocol != 17 || id.Port != 0 && (id.Protocol != 17 || id.Port != 500 && id.Port != 4500) {
+		return Identity{}, refuse(isakmp.InvalidIDInformation, "the peer's identity is of protocol %d and port %d", id.Protocol, id.Port)
+	}
+	return Identity{id.Type, string(id.Data)}, nil
+}
+
 func (e *Engine) holds(s *ikeSA) bool {
 	for _, o := range e.byID {
 		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() != s.remote.Addr() {
@@ -138,7 +150,7 @@ func (e *Engine) holds(s *ikeSA) bool {
 func (x *exchange) chooseConnection(peer Identity, m *message) error {
 	s := x.s
 	for _, c := range x.m.candidates {
-		if !c.RemoteID.Matches(peer) || !slices.Contains(c.Proposals, s.transform) {
+		if !c.RemoteID.Matches(peer) {
 			continue
 		}
 		psk := x.e.findPSK(c, m.Local.Addr(), m.Remote.Addr())
@@ -185,10 +197,15 @@ func (x *exchange) finishMain() {
 // initialContact drops what we think we share with a peer that says it knows
 // nothing of it (RFC 2407 section 4.6.3.3).
 func (e *Engine) initialContact(s *ikeSA) {
-	for _, o := range e.byID {
+	for _, o := range e.selected(Select{}) {
 		if o != s && o.state != IKEConnecting && o.localID == s.localID && o.remoteID == s.remoteID {
 			e.log(o, 0, slog.LevelInfo, "the peer starts afresh (INITIAL_CONTACT); dropping its older IKE SA")
 			o.drop(errReplaced)
+		}
+	}
+	for _, c := range slices.Clone(e.orphans) {
+		if c.localID == s.localID && c.remoteID == s.remoteID {
+			c.remove(false)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"quicksand/ike/isakmp"
 	"quicksand/sa"
@@ -217,6 +218,7 @@ func (e *Engine) acceptMain(m *message, x *exchange) (*ikeSA, error) {
 		s.cookies = cookies{m.h.Initiator, e.makeCookie(m.Local, m.Remote)}
 		s.peer = readVendors(m)
 		s.main, x.s = x, s
+		x.m.candidates = slices.DeleteFunc(x.m.candidates, func(c *Connection) bool { return !slices.Contains(c.Proposals, chosen) })
 		x.m.reply = reply
 		x.m.saBody = append([]byte(nil), body...)
 		x.m.first = firstKey{m.h.Initiator, m.Remote}

@@ -348,7 +348,7 @@ func installPair(x *exchange) error {
 	q.shared.Wipe()
 	p.Lifetime = x.lifetime()
 	c := &child{e: x.e, s: s, conn: q.conn.Name, cfg: q.cfg, localID: s.localID, remoteID: s.remoteID,
-		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, rekeyed: q.replaces != nil}
+		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, begun: x.begun, rekeyed: q.replaces != nil}
 	q.child, q.installing = c, true
 	x.e.children[p.ID] = c
 	q.reserved = slices.DeleteFunc(q.reserved, func(r reservation) bool { return r.protocol == t.Protocol })
