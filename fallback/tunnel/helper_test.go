@@ -142,6 +142,8 @@ func helper() {
 						}
 					}()
 				}
+			case "new beside":
+				_, err = New(Options{Device: "beside0", NATT: socket})
 			case "install":
 				a.Placement, err = plane.Install(c.Pair.pair())
 			case "activate":

@@ -336,6 +336,20 @@ func TestCrashIsSweptUp(t *testing.T) {
 	nothingLeft(t, a)
 }
 
+// A second plane under another name has the same table, and takes nothing away
+// from the first.
+func TestSecondPlaneIsRefused(t *testing.T) {
+	a, b := newSites(t)
+	connect(a, b, spec())
+	if _, err := a.try("new beside", pairSpec{}); err == nil || !strings.Contains(err.Error(), "another quicksand uses it") {
+		t.Errorf("the second plane: %v", err)
+	}
+	if out := a.run("ip link"); strings.Contains(out, "beside0") {
+		t.Errorf("left behind:\n%s", out)
+	}
+	a.ping(innerB, "")
+}
+
 func TestDeviceLost(t *testing.T) {
 	a, b := newSites(t)
 	p := spec()

@@ -53,6 +53,9 @@ func (r *router) start() error {
 	if r.link, err = r.h.LinkByName(r.device); err != nil {
 		return fmt.Errorf("find device %s: %w", r.device, err)
 	}
+	if err := r.claim(); err != nil {
+		return err
+	}
 	if err := r.setSysctls(); err != nil {
 		return err
 	}
@@ -74,6 +77,26 @@ func (r *router) start() error {
 			return fmt.Errorf("add rule for table %d: %w", r.table, err)
 		}
 		r.rules = append(r.rules, rule)
+	}
+	return nil
+}
+
+// claim makes the table ours. The device's alias says whose the table is as
+// long as the process lives; rules and routes of a process without such a
+// device are leftovers.
+func (r *router) claim() error {
+	alias := fmt.Sprintf("quicksand, table %d", r.table)
+	links, err := r.h.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // a list that changed meanwhile will do
+		return fmt.Errorf("list devices: %w", err)
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Alias == alias && a.Index != r.link.Attrs().Index {
+			return fmt.Errorf("claim routing table %d: another quicksand uses it in this network namespace, with device %s", r.table, a.Name)
+		}
+	}
+	if err := r.h.LinkSetAlias(r.link, alias); err != nil {
+		return fmt.Errorf("set alias of device %s: %w", r.device, err)
 	}
 	return nil
 }
@@ -101,8 +124,8 @@ func (r *router) setSysctls() error {
 	return nil
 }
 
-// sweep removes rules and routes of our protocol in our table. A live process
-// of ours would have kept the device from being made.
+// sweep removes rules and routes of our protocol in our table, which no other
+// process claims.
 func (r *router) sweep() error {
 	for _, f := range families {
 		rules, err := r.h.RuleListFiltered(f, &netlink.Rule{Table: r.table}, netlink.RT_FILTER_TABLE)
