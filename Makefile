@@ -38,7 +38,7 @@ demo: setup build ## two sites in namespaces, then strongSwan as the peer
 .PHONY: test
 test: setup build check ## run every test
 	$(GO) test -race $(packages)
-	$(GO) test -count=1 -timeout 20m $(systems)
+	$(GO) test -count=1 -parallel 4 -timeout 20m $(systems)
 
 .PHONY: check
 check: ## gofmt and go vet
@@ -48,7 +48,7 @@ check: ## gofmt and go vet
 
 .PHONY: interop
 interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
-	$(GO) test -count=1 -timeout 20m -v $(ARGS) ./tests/interop
+	$(GO) test -count=1 -parallel 4 -timeout 20m -v $(ARGS) ./tests/interop
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME
