@@ -15,7 +15,7 @@ func BenchmarkShared(b *testing.B) {
 		b.Run(g.String(), func(b *testing.B) {
 			own, peer := generate(b, g), generate(b, g)
 			req, out := []*Request{{Group: g, Private: own.Private, Peer: peer.Public}}, make([]Result, 1)
-			k := groups[g].kernel()
+			k := groups[g].best()
 			b.ReportAllocs()
 			for b.Loop() {
 				if k.compute(rand.Reader, req, out); out[0].Err != nil {
@@ -32,7 +32,7 @@ func BenchmarkGenerate(b *testing.B) {
 	for _, g := range Groups() {
 		b.Run(g.String(), func(b *testing.B) {
 			req, out := []*Request{{Group: g}}, make([]Result, 1)
-			k := groups[g].kernel()
+			k := groups[g].best()
 			b.ReportAllocs()
 			for b.Loop() {
 				if k.compute(rand.Reader, req, out); out[0].Err != nil {
@@ -69,7 +69,7 @@ func BenchmarkEngine(b *testing.B) {
 
 func generate(b *testing.B, g Group) Result {
 	out := make([]Result, 1)
-	groups[g].kernel().compute(rand.Reader, []*Request{{Group: g}}, out)
+	groups[g].best().compute(rand.Reader, []*Request{{Group: g}}, out)
 	if out[0].Err != nil {
 		b.Fatal(out[0].Err)
 	}

@@ -9,22 +9,74 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"sync"
 	"testing"
 	"testing/iotest"
 )
 
-// The suite runs against every group, through the engine.
+// The suite runs against every level of every group, through the engine.
 func TestConformance(t *testing.T) {
-	e := newEngine(t, Options{Workers: 2})
 	for _, g := range Groups() {
-		t.Run(g.String(), func(t *testing.T) {
-			t.Parallel()
-			t.Run("agreement", func(t *testing.T) { testAgreement(t, e, g) })
-			t.Run("refusals", func(t *testing.T) { testRefusals(t, e, g) })
-			t.Run("edges", func(t *testing.T) { testEdges(t, e, g) })
-			t.Run("wipe", func(t *testing.T) { testWipe(t, e, g) })
-			t.Run("random source", func(t *testing.T) { testRandom(t, g) })
-		})
+		for _, c := range groups[g].kernels() {
+			engine := func(t *testing.T, o Options) *Engine {
+				e := newEngine(t, o)
+				e.kernels[g] = c.kernel()
+				return e
+			}
+			t.Run(g.String()+"/"+c.level, func(t *testing.T) {
+				e := engine(t, Options{Workers: 2})
+				t.Run("agreement", func(t *testing.T) { testAgreement(t, e, g) })
+				t.Run("together", func(t *testing.T) { testTogether(t, engine(t, Options{Workers: 1}), g) })
+				t.Run("refusals", func(t *testing.T) { testRefusals(t, e, g) })
+				t.Run("edges", func(t *testing.T) { testEdges(t, e, g) })
+				t.Run("wipe", func(t *testing.T) { testWipe(t, e, g) })
+				t.Run("random source", func(t *testing.T) { testRandom(t, engine, g) })
+			})
+		}
+	}
+}
+
+// testTogether: good and bad requests of all kinds, computed together, each get
+// the answer that they get alone.
+func testTogether(t *testing.T, e *Engine, g Group) {
+	a, b := ask(t, e, Request{Group: g}), ask(t, e, Request{Group: g})
+	want := ask(t, e, Request{Group: g, Private: a.Private, Peer: b.Public})
+	gone := ask(t, e, Request{Group: g})
+	gone.Private.Wipe()
+	if err := errors.Join(a.Err, b.Err, want.Err, gone.Err); err != nil {
+		t.Fatal(err)
+	}
+	requests := []Request{
+		{Private: a.Private, Peer: b.Public}, {}, {Peer: a.Public[1:]}, {Private: b.Private, Peer: a.Public},
+		{Private: gone.Private, Peer: b.Public}, {Peer: make([]byte, g.PublicLen())}, {Peer: a.Public}, {Private: a.Private},
+	}
+	answers := make([]Result, len(requests))
+	var all sync.WaitGroup
+	release := hold(t, e)
+	defer release()
+	for i, r := range requests {
+		all.Add(1)
+		r.Group, r.Done = g, func(res Result) { answers[i] = res; all.Done() }
+		if err := e.Submit(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	all.Wait()
+	for i, err := range []error{nil, nil, ErrPublic, nil, ErrWiped, ErrPublic, nil, nil} {
+		if !errors.Is(answers[i].Err, err) {
+			t.Errorf("request %d: %v, want %v", i, answers[i].Err, err)
+		}
+	}
+	if !bytes.Equal(answers[0].Shared, want.Shared) || !bytes.Equal(answers[3].Shared, want.Shared) {
+		t.Errorf("a secret in company is %x and %x, alone %x", answers[0].Shared, answers[3].Shared, want.Shared)
+	}
+	if !bytes.Equal(answers[7].Public, a.Public) || answers[1].Shared != nil {
+		t.Error("a request in company got another's answer")
+	}
+	again := ask(t, e, Request{Group: g, Private: a.Private, Peer: answers[6].Public})
+	if !bytes.Equal(again.Shared, answers[6].Shared) || again.Shared == nil {
+		t.Errorf("a fresh key's secret in company is %x, and %x again", answers[6].Shared, again.Shared)
 	}
 }
 
@@ -162,10 +214,10 @@ func testWipe(t *testing.T, e *Engine, g Group) {
 
 // testRandom: keys come from the reader given and from nothing else, and have
 // the length that the group is to have.
-func testRandom(t *testing.T, g Group) {
-	one := newEngine(t, Options{Workers: 1, Rand: seeded(1)})
-	same := newEngine(t, Options{Workers: 1, Rand: seeded(1)})
-	other := newEngine(t, Options{Workers: 1, Rand: iotest.OneByteReader(seeded(2))})
+func testRandom(t *testing.T, engine func(*testing.T, Options) *Engine, g Group) {
+	one := engine(t, Options{Workers: 1, Rand: seeded(1)})
+	same := engine(t, Options{Workers: 1, Rand: seeded(1)})
+	other := engine(t, Options{Workers: 1, Rand: iotest.OneByteReader(seeded(2))})
 	a, b, c := ask(t, one, Request{Group: g}), ask(t, same, Request{Group: g}), ask(t, other, Request{Group: g})
 	if err := errors.Join(a.Err, b.Err, c.Err); err != nil {
 		t.Fatal(err)
@@ -173,11 +225,11 @@ func testRandom(t *testing.T, g Group) {
 	if !bytes.Equal(a.Public, b.Public) || bytes.Equal(a.Public, c.Public) {
 		t.Error("public values do not follow from the random source")
 	}
-	broken := newEngine(t, Options{Workers: 1, Rand: iotest.ErrReader(io.ErrClosedPipe)})
+	broken := engine(t, Options{Workers: 1, Rand: iotest.ErrReader(io.ErrClosedPipe)})
 	if res := ask(t, broken, Request{Group: g}); !errors.Is(res.Err, io.ErrClosedPipe) || res.Private != nil {
 		t.Errorf("a broken random source: %v, want its error", res.Err)
 	}
-	short := newEngine(t, Options{Workers: 1, Rand: bytes.NewReader([]byte{1, 2, 3})})
+	short := engine(t, Options{Workers: 1, Rand: bytes.NewReader([]byte{1, 2, 3})})
 	if res := ask(t, short, Request{Group: g}); !errors.Is(res.Err, io.ErrUnexpectedEOF) || res.Private != nil {
 		t.Errorf("a random source that ends: %v, want io.ErrUnexpectedEOF", res.Err)
 	}
@@ -185,7 +237,7 @@ func testRandom(t *testing.T, g Group) {
 
 func TestExponentLength(t *testing.T) {
 	for g := range primes {
-		m := groups[g].kernel().(*modp)
+		m := groups[g].best().(*modp)
 		for _, fill := range []byte{0x00, 0xff, 0x5a} {
 			x, err := m.exponent(readerFunc(func(p []byte) (int, error) {
 				for i := range p {

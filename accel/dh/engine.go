@@ -107,7 +107,7 @@ func New(o Options) (*Engine, error) {
 		stats:   Stats{Workers: o.Workers, Capacity: o.Queue},
 	}
 	for g, info := range groups {
-		e.kernels[g] = info.kernel()
+		e.kernels[g] = info.best()
 	}
 	e.work.L = &e.mu
 	ready := make(chan error)

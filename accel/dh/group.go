@@ -33,6 +33,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"quicksand/accel/modexp"
 )
 
 // Errors that callers test for.
@@ -73,10 +75,20 @@ type groupInfo struct {
 	name   string
 	public int // bytes on the wire
 	shared int // bytes of g^xy
-	// kernel is made when the first engine is: a MODP group's holds numbers that
-	// take some time to prepare.
+	// kernels lists the ways to compute on this machine, best first; every one
+	// gives the same answers.
+	kernels func() []choice
+}
+
+// choice is a way to compute a group. Its kernel is made when it is first asked
+// for: a MODP group's holds numbers that take some time to prepare.
+type choice struct {
+	level  string
 	kernel func() kernel
 }
+
+// best returns the kernel that engines use.
+func (g groupInfo) best() kernel { return g.kernels()[0].kernel() }
 
 var groups = map[Group]groupInfo{
 	MODP1024:   modpGroup(1024, prime1024, 200),
@@ -101,13 +113,23 @@ func modpGroup(size int, prime string, bits int) groupInfo {
 		name:   fmt.Sprintf("modp%d", size),
 		public: size / 8,
 		shared: size / 8,
-		kernel: sync.OnceValue(func() kernel { return newMODP(prime, bits) }),
+		kernels: sync.OnceValue(func() []choice {
+			var all []choice
+			for _, l := range modexp.Levels() {
+				all = append(all, choice{l.String(), sync.OnceValue(func() kernel { return newMODP(prime, bits, l) })})
+			}
+			return all
+		}),
 	}
 }
 
+// generic is the level that every machine has.
+const generic = "generic"
+
 func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 	k := &curve{curve: c, bits: bits, size: (bits + 7) / 8, xy: c != ecdh.X25519()}
-	info := groupInfo{name: name, public: k.size, shared: k.size, kernel: func() kernel { return k }}
+	only := []choice{{generic, func() kernel { return k }}}
+	info := groupInfo{name: name, public: k.size, shared: k.size, kernels: func() []choice { return only }}
 	if k.xy {
 		info.public *= 2
 	}
@@ -120,6 +142,15 @@ func (g Group) String() string {
 		return info.name
 	}
 	return fmt.Sprintf("group %d", uint16(g))
+}
+
+// Level names the way in which the machine computes the group, as package accel
+// names what the CPU can do; "" for an unknown group.
+func (g Group) Level() string {
+	if info, ok := groups[g]; ok {
+		return info.kernels()[0].level
+	}
+	return ""
 }
 
 // PublicLen is the length of the group's public values in bytes, 0 for an

@@ -3,12 +3,16 @@
 package dh
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -35,28 +39,51 @@ func ask(t testing.TB, e *Engine, r Request) Result {
 }
 
 // key makes a private key of the given bytes, as a peer's implementation would
-// have it.
+// have it, and checks that every level gives it the same public value.
 func key(t testing.TB, g Group, x []byte) *PrivateKey {
 	t.Helper()
-	switch k := groups[g].kernel().(type) {
-	case *modp:
-		return k.key(g, x)
-	case *curve:
-		priv, err := k.key(g, x)
+	var k *PrivateKey
+	for _, c := range groups[g].kernels() {
+		other, err := c.kernel().(keyMaker).key(g, bytes.Clone(x))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return priv
+		if k != nil && !bytes.Equal(k.public, other.public) {
+			t.Errorf("%s: public values differ between levels: %x, %s %x", g, k.public, c.level, other.public)
+		}
+		k = other
 	}
-	t.Fatalf("no kernel for %s", g)
-	return nil
+	return k
 }
 
-// shared computes one secret without an engine.
+type keyMaker interface {
+	key(Group, []byte) (*PrivateKey, error)
+}
+
+// shared computes one secret without an engine, at every level, alone and in
+// every lane, and fails where the answers differ.
 func shared(g Group, k *PrivateKey, peer []byte) ([]byte, error) {
-	var out [1]Result
-	groups[g].kernel().compute(nil, []*Request{{Group: g, Private: k, Peer: peer}}, out[:])
-	return out[0].Shared, out[0].Err
+	var first *Result
+	for _, c := range groups[g].kernels() {
+		kern := c.kernel()
+		for _, n := range slices.Compact([]int{1, kern.lanes()}) {
+			batch, out := make([]*Request, n), make([]Result, n)
+			for i := range batch {
+				batch[i] = &Request{Group: g, Private: k, Peer: peer}
+			}
+			kern.compute(nil, batch, out)
+			if first == nil {
+				first = &out[0]
+			}
+			for lane, r := range out {
+				if !bytes.Equal(r.Shared, first.Shared) || errors.Is(r.Err, ErrPublic) != errors.Is(first.Err, ErrPublic) {
+					return nil, fmt.Errorf("lane %d of %d at level %s answers %x, %v, another %x, %v",
+						lane, n, c.level, r.Shared, r.Err, first.Shared, first.Err)
+				}
+			}
+		}
+	}
+	return first.Shared, first.Err
 }
 
 // seeded is a random source that says the same each time.

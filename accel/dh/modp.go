@@ -3,82 +3,95 @@
 package dh
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"io"
 
-	"filippo.io/bigmod"
+	"quicksand/accel/modexp"
 )
 
-// modp is the kernel of a MODP group: one exponentiation at a time, with a
-// fixed window and no branch or address that depends on the exponent or on the
-// base (bigmod's Exp).
+// modp is the kernel of a MODP group: package modexp's powers, which take no
+// branch and read no address that depends on the exponent or on the base.
 type modp struct {
-	modulus   *bigmod.Modulus
-	generator *bigmod.Nat
-	bits      int // of a private exponent
+	modulus *modexp.Modulus
+	top     []byte // p-1
+	bits    int    // of a private exponent
 }
 
-func newMODP(prime string, bits int) *modp {
+func newMODP(prime string, bits int, level modexp.Level) *modp {
 	p, err := hex.DecodeString(prime)
 	if err != nil {
 		panic("dh: bad constant: " + err.Error())
 	}
-	m, err := bigmod.NewModulus(p)
+	m, err := modexp.New(p, (bits+7)/8, level)
 	if err != nil {
 		panic("dh: bad constant: " + err.Error())
 	}
-	return &modp{modulus: m, generator: bigmod.NewNat().SetUint(2).ExpandFor(m), bits: bits}
+	p[len(p)-1]-- // p is odd
+	return &modp{modulus: m, top: p, bits: bits}
 }
 
-func (m *modp) lanes() int { return 1 }
+func (m *modp) lanes() int { return m.modulus.Lanes() }
 
+// compute makes the key pairs first, then the secrets. It looks at the peers'
+// values before that: a bad one must not cost an exponentiation.
 func (m *modp) compute(random io.Reader, batch []*Request, out []Result) {
+	var fresh, keys powers
 	for i, r := range batch {
-		out[i] = m.one(random, r)
+		out[i] = Result{}
+		if r.Peer != nil {
+			if out[i].Err = m.check(r.Peer); out[i].Err != nil {
+				continue
+			}
+		}
+		if r.Private == nil {
+			var x []byte
+			if x, out[i].Err = m.exponent(random); out[i].Err != nil {
+				continue
+			}
+			out[i].Private = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, m.modulus.Size())}
+			fresh.add(out[i].Private.public, nil, x)
+		} else {
+			out[i].Private = r.Private
+		}
+		if r.Peer == nil {
+			continue
+		}
+		x, err := out[i].Private.copyExponent()
+		if err != nil {
+			out[i] = Result{Err: err}
+			continue
+		}
+		out[i].Shared = make([]byte, m.modulus.Size())
+		keys.add(out[i].Shared, r.Peer, x)
+	}
+	m.modulus.PowerOfTwo(fresh.out, fresh.exponents)
+	m.modulus.Power(keys.out, keys.bases, keys.exponents)
+	for _, x := range keys.exponents {
+		clear(x)
+	}
+	for i := range out {
+		if out[i].Err == nil {
+			out[i].Public = clone(out[i].Private.public)
+		}
 	}
 }
 
-// one looks at the peer's value first: a bad one must not cost an
-// exponentiation.
-func (m *modp) one(random io.Reader, r *Request) Result {
-	var peer *bigmod.Nat
-	if r.Peer != nil {
-		var err error
-		if peer, err = m.public(r.Peer); err != nil {
-			return Result{Err: err}
-		}
-	}
-	key := r.Private
-	if key == nil {
-		x, err := m.exponent(random)
-		if err != nil {
-			return Result{Err: err}
-		}
-		key = m.key(r.Group, x)
-	}
-	res := Result{Private: key, Public: clone(key.public)}
-	if peer == nil {
-		return res
-	}
-	x, err := key.copyExponent()
-	if err != nil {
-		return Result{Err: err}
-	}
-	res.Shared = m.power(peer, x)
-	clear(x)
-	return res
+// powers gathers operands of modexp.
+type powers struct{ out, bases, exponents [][]byte }
+
+func (p *powers) add(out, base, exponent []byte) {
+	p.out = append(p.out, out)
+	p.bases = append(p.bases, base)
+	p.exponents = append(p.exponents, exponent)
 }
 
 // key makes a key pair of an exponent, which it keeps.
-func (m *modp) key(g Group, x []byte) *PrivateKey {
-	return &PrivateKey{group: g, exponent: x, public: m.power(m.generator, x)}
-}
-
-// power returns base^x mod p in the modulus's length. The time depends on the
-// number of bytes of x only.
-func (m *modp) power(base *bigmod.Nat, x []byte) []byte {
-	return bigmod.NewNat().Exp(base, x, m.modulus).Bytes(m.modulus)
+func (m *modp) key(g Group, x []byte) (*PrivateKey, error) {
+	public := make([]byte, m.modulus.Size())
+	m.modulus.PowerOfTwo([][]byte{public}, [][]byte{x})
+	return &PrivateKey{group: g, exponent: x, public: public}, nil
 }
 
 // exponent draws a private exponent. Its top bit is always set, so that every
@@ -95,16 +108,17 @@ func (m *modp) exponent(random io.Reader) ([]byte, error) {
 	return x, nil
 }
 
-// public reads a peer's value: the modulus's length, and 1 < y < p-1.
-func (m *modp) public(b []byte) (*bigmod.Nat, error) {
-	if len(b) != m.modulus.Size() {
-		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrPublic, len(b), m.modulus.Size())
+// check looks at a peer's value, which is no secret: it has the modulus's
+// length, and 1 < y < p-1.
+func (m *modp) check(y []byte) error {
+	if len(y) != m.modulus.Size() {
+		return fmt.Errorf("%w: %d bytes, want %d", ErrPublic, len(y), m.modulus.Size())
 	}
-	y, err := bigmod.NewNat().SetBytes(b, m.modulus)
-	if err != nil || y.IsZero()|y.IsOne()|y.IsMinusOne(m.modulus) != 0 {
-		return nil, fmt.Errorf("%w: not between 1 and p-1", ErrPublic)
+	small := y[len(y)-1] <= 1 && len(bytes.TrimLeft(y[:len(y)-1], "\x00")) == 0
+	if small || bytes.Compare(y, m.top) >= 0 {
+		return fmt.Errorf("%w: not between 1 and p-1", ErrPublic)
 	}
-	return y, nil
+	return nil
 }
 
 func clone(b []byte) []byte { return append([]byte(nil), b...) }
