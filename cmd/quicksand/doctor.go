@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -18,6 +19,7 @@ import (
 
 	"quicksand/accel"
 	"quicksand/internal/swanctl"
+	"quicksand/sa"
 )
 
 // status is the outcome of a check.
@@ -47,12 +49,17 @@ func doctor(ctx context.Context, e *env, args []string) error {
 	if err := e.parse(args); err != nil {
 		return err
 	}
+	named := false
+	e.flags.Visit(func(f *flag.Flag) { named = named || f.Name == "uri" })
 	found := checkProcessor()
 	f, set := checkSettings(*settings)
+	if !named {
+		*e.uri = "unix://" + set.VICISocket
+	}
 	found = append(found, f, checkConfig(*config))
 	found = append(found, checkCores(set)...)
 	f, runs := checkDaemon(ctx, e)
-	found = append(found, checkCapabilities(), checkTUN(), f)
+	found = append(found, checkCapabilities(), checkUserspace(set), f)
 	for _, port := range []uint16{set.Port, set.PortNATT} {
 		found = append(found, checkPort(port, runs))
 	}
@@ -72,10 +79,22 @@ func (e *env) printFindings(found []finding, asJSON bool) error {
 		return enc.Encode(found)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+	problems := 0
 	for _, f := range found {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Check, f.Status, f.Detail)
+		if f.Status == problem {
+			problems++
+		}
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	verdict := "Nothing here keeps the daemon from its work."
+	if problems > 0 {
+		verdict = fmt.Sprintf("%d of these would keep the daemon from its work: see \"problem\".", problems)
+	}
+	_, err := fmt.Fprintf(e.stdout, "\n%s\n", verdict)
+	return err
 }
 
 func checkProcessor() []finding {
@@ -86,10 +105,10 @@ func checkProcessor() []finding {
 	}
 	found := []finding{
 		{"processor", good, cpu.Name},
-		{"AES-GCM levels", good, strings.Join(levels, ", ") + " (best first)"},
+		{"AES-GCM levels", good, strings.Join(levels, ", ") + " (of the processor, best first)"},
 	}
 	for _, s := range cpu.Support() {
-		f := finding{"processor: " + s.Feature.String(), good, s.Reason}
+		f := finding{"processor: " + s.Feature.String(), good, "it has " + s.Reason}
 		if !s.OK {
 			f.Status = absent
 		}
@@ -134,7 +153,7 @@ func checkCores(s *swanctl.Settings) []finding {
 		name  string
 		cores []int
 	}{{"dh_cores", s.DHCores}, {"worker_cores", s.WorkerCores}} {
-		f := finding{c.name, good, "chosen by the daemon"}
+		f := finding{c.name, good, "not set: no CPU is set apart"}
 		if c.cores != nil {
 			f.Detail = accel.FormatCPUs(c.cores)
 		}
@@ -154,14 +173,22 @@ func checkCores(s *swanctl.Settings) []finding {
 	return found
 }
 
-// checkCapabilities looks for what tunnels, raw sockets and the IKE ports need
-// (capabilities(7)).
 func checkCapabilities() finding {
 	const name = "permissions"
+	has, err := capabilities()
+	if err != nil {
+		return finding{name, problem, err.Error()}
+	}
+	return finding{name, good, has}
+}
+
+// capabilities lists those that the process has of what tunnels, raw sockets
+// and the IKE ports need (capabilities(7)). It is an error to lack one.
+func capabilities() (string, error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
-		return finding{name, problem, fmt.Sprintf("read capabilities: %v", err)}
+		return "", fmt.Errorf("read capabilities: %w", err)
 	}
 	var has, lacks []string
 	for _, c := range []struct {
@@ -174,16 +201,24 @@ func checkCapabilities() finding {
 			lacks = append(lacks, c.name)
 		}
 	}
-	if lacks != nil {
-		return finding{name, problem, "user " + fmt.Sprint(os.Geteuid()) + " lacks " + strings.Join(lacks, ", ")}
+	if lacks == nil {
+		return strings.Join(has, ", "), nil
 	}
-	return finding{name, good, strings.Join(has, ", ")}
+	advice := ""
+	if os.Geteuid() != 0 {
+		advice = "; run quicksand as root"
+	}
+	return "", fmt.Errorf("user %d lacks %s%s", os.Geteuid(), strings.Join(lacks, ", "), advice)
 }
 
-// checkTUN opens the TUN driver, without making a device, and asks it for what
-// the user-space tunnel needs.
-func checkTUN() finding {
-	const name, path = "TUN", "/dev/net/tun"
+// checkUserspace looks at the one kind of engine there is. It opens the TUN
+// driver, without making a device, and asks it for what the user-space tunnel
+// needs.
+func checkUserspace(s *swanctl.Settings) finding {
+	const name, path = "engine userspace", "/dev/net/tun"
+	if !slices.Contains(s.Backend, sa.Userspace) {
+		return finding{name, problem, "the setting backend does not allow it, and there is no other engine"}
+	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return finding{name, problem, fmt.Sprintf("open %s: %v", path, err)}
@@ -194,16 +229,19 @@ func checkTUN() finding {
 		return finding{name, problem, fmt.Sprintf("ask %s for its features: %v", path, err)}
 	}
 	if features&unix.IFF_VNET_HDR == 0 {
-		return finding{name, problem, path + " has no vnet_hdr"}
+		return finding{name, problem, path + " has no vnet_hdr (IFF_VNET_HDR)"}
 	}
-	return finding{name, good, path + " with vnet_hdr"}
+	return finding{name, good, "software ESP and AH over " + path}
 }
 
 // checkDaemon also reports whether a daemon answers.
 func checkDaemon(ctx context.Context, e *env) (finding, bool) {
 	const name = "daemon"
 	m, err := e.call(ctx, "version", nil, "", nil)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return finding{name, absent, "none runs: nothing answers at " + *e.uri}, false
+	case err != nil:
 		return finding{name, absent, err.Error()}, false
 	}
 	return finding{name, good, fmt.Sprintf("%s %s runs", m.Get("daemon"), m.Get("version"))}, true
@@ -218,6 +256,8 @@ func checkPort(port uint16, runs bool) finding {
 		return finding{name, good, "free"}
 	case errors.Is(err, unix.EADDRINUSE) && runs:
 		return finding{name, good, "in use, while a daemon runs"}
+	case errors.Is(err, unix.EADDRINUSE):
+		return finding{name, problem, fmt.Sprintf("another program has it: see ss -ulpn sport = :%d", port)}
 	}
 	return finding{name, problem, err.Error()}
 }

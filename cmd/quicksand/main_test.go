@@ -488,19 +488,28 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", check, f, detail)
 		}
 	}
-	for _, check := range []string{"processor", "AES-GCM levels", "processor: AES-NI", "CPUs", "dh_cores", "permissions", "TUN", "UDP port 45001", "UDP port 45002"} {
+	for _, check := range []string{"processor", "AES-GCM levels", "processor: AES-NI", "CPUs", "dh_cores", "permissions", "engine userspace", "UDP port 45001", "UDP port 45002"} {
 		if _, ok := seen[check]; !ok {
 			t.Errorf("%s is not checked", check)
 		}
 	}
 	text, _, _ := command(t, args...)
-	if lines := strings.Count(text, "\n"); lines != len(found) {
-		t.Errorf("%d lines for %d findings:\n%s", lines, len(found), text)
+	if lines := strings.Count(text, "\n"); lines != len(found)+2 || !strings.Contains(text, " the daemon from its work") {
+		t.Errorf("%d lines for %d findings and a verdict:\n%s", lines, len(found), text)
 	}
 
 	bad := write(t, "quicksand.conf", "quicksand {\n  dh_cores = 1023\n}\n")
 	if out, _, exit := command(t, "doctor", "--uri", uri, "--config", file, "--settings", bad); exit != exitFailed || !strings.Contains(out, "may not be used") {
 		t.Errorf("a CPU that is not there: exit %d\n%s", exit, out)
+	}
+	// The daemon is looked for where the settings say; none is there.
+	silent := filepath.Join(t.TempDir(), "silent.sock")
+	other := write(t, "quicksand.conf", "quicksand {\n  vici_socket = "+silent+"\n  backend = packet\n}\n")
+	out, _, exit := command(t, "doctor", "--config", file, "--settings", other)
+	for _, want := range []string{"none runs: nothing answers at unix://" + silent, "the setting backend does not allow it", "would keep the daemon from its work"} {
+		if exit != exitFailed || !strings.Contains(out, want) {
+			t.Errorf("exit %d without %q:\n%s", exit, want, out)
+		}
 	}
 	wrong := write(t, "swanctl.conf", "connections {\n  nonsense\n}\n")
 	if out, _, exit := command(t, "doctor", "--uri", uri, "--config", wrong, "--settings", settings); exit != exitFailed || !strings.Contains(out, wrong+":") {

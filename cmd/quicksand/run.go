@@ -4,7 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
+	"fmt"
+	"io/fs"
 	"os"
 
 	"quicksand/internal/daemon"
@@ -30,5 +33,11 @@ func runDaemon(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Run(ctx, daemon.Options{Version: version, Config: *config, Settings: s})
+	err = daemon.Run(ctx, daemon.Options{Version: version, Config: *config, Settings: s})
+	if errors.Is(err, fs.ErrPermission) {
+		if _, lacks := capabilities(); lacks != nil {
+			return fmt.Errorf("%w (%w)", err, lacks)
+		}
+	}
+	return err
 }
