@@ -86,8 +86,58 @@ func TestShutdown(t *testing.T) {
 			}))
 			if p == d.s {
 				d.logged(t, mark, "(?i)delete")
+			} else if !reference {
+				nothingLeft(t, p.Host)
 			}
 			ok(t, p.Restart())
 		})
 	}
+}
+
+// nothingLeft looks for what quicksand makes in the kernel: a TUN device, rules
+// and routes.
+func nothingLeft(t *testing.T, h *harness.Host) {
+	t.Helper()
+	for _, c := range []struct{ args, not string }{
+		{"ip -brief link", "quicksand"}, {"ip rule", "220"}, {"ip -6 rule", "220"}, {"ip route show table all", "220"},
+	} {
+		f := strings.Fields(c.args)
+		out, err := h.Run(f[0], f[1:]...)
+		ok(t, err)
+		if strings.Contains(out, c.not) {
+			t.Errorf("%s still shows %s:\n%s", c.args, c.not, out)
+		}
+	}
+}
+
+// TestForgotten has a child leave the configuration, or come back with other
+// networks. What it protected is not held back any more.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	if reference {
+		return
+	}
+	d := start(t, options{lans: 2})
+	d.load(t, config(conn(child("c", 0, "aes128gcm16"))))
+	d.bringUp(t, d.roles()[0], "c")
+	d.ping(t, 0)
+	d.takeDown(t, d.q)
+	// The child stands, so its traffic does not go out in clear.
+	out, err := d.q.Host.Run("ip", "route", "get", "10.2.0.1", "from", "10.1.0.1")
+	ok(t, err)
+	if strings.Contains(out, d.q.Host.Uplink()) {
+		t.Errorf("with the child configured and down its traffic would go out in clear: %s", out)
+	}
+	d.load(t, config(conn(child("c", 1, "aes128gcm16"))))
+	d.bringUp(t, d.roles()[0], "c")
+	d.ping(t, 1)
+	d.takeDown(t, d.q)
+	d.load(t, config())
+	ok(t, harness.Poll(5*time.Second, func() error {
+		out, err := d.q.Host.Run("ip", "route", "show", "table", "all")
+		if err == nil && strings.Contains(out, "10.2.") {
+			err = fmt.Errorf("with no child configured there is still a route:\n%s", out)
+		}
+		return err
+	}))
 }
