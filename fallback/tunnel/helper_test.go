@@ -144,6 +144,8 @@ func helper() {
 				}
 			case "new beside":
 				_, err = New(Options{Device: "beside0", NATT: socket})
+			case "new again":
+				_, err = New(Options{NATT: socket})
 			case "install":
 				a.Placement, err = plane.Install(c.Pair.pair())
 			case "activate":

@@ -344,6 +344,9 @@ func TestSecondPlaneIsRefused(t *testing.T) {
 	if _, err := a.try("new beside", pairSpec{}); err == nil || !strings.Contains(err.Error(), "another quicksand uses it") {
 		t.Errorf("the second plane: %v", err)
 	}
+	if _, err := a.try("new again", pairSpec{}); err == nil || !strings.Contains(err.Error(), "another process has it") {
+		t.Errorf("a plane of the same name: %v", err)
+	}
 	if out := a.run("ip link"); strings.Contains(out, "beside0") {
 		t.Errorf("left behind:\n%s", out)
 	}

@@ -29,6 +29,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"quicksand/fallback/esp"
@@ -156,7 +157,11 @@ func New(o Options) (*Plane, error) {
 	}
 	if p.tun == nil {
 		var err error
-		if p.tun, err = tun.CreateTUN(o.Device, o.MTU); err != nil {
+		p.tun, err = tun.CreateTUN(o.Device, o.MTU)
+		if errors.Is(err, unix.EBUSY) {
+			return nil, fmt.Errorf("make TUN device %s: %w: another process has it", o.Device, err)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("make TUN device %s: %w", o.Device, err)
 		}
 		if p.router, err = newRouter(o.Device, o.Table, o.Priority, uint32(o.Mark)); err != nil {
