@@ -242,12 +242,20 @@ func (s *sockets) open(port, portNATT uint16, in *Inbox) (err error) {
 		})
 	}
 	if s.ike, err = listen(port, false); err != nil {
-		return fmt.Errorf("open IKE port: %w", err)
+		return fmt.Errorf("open IKE port: %w", inUse(err))
 	}
 	if s.natt, err = listen(portNATT, true); err != nil {
-		return fmt.Errorf("open NAT traversal port: %w", err)
+		return fmt.Errorf("open NAT traversal port: %w", inUse(err))
 	}
 	return nil
+}
+
+// inUse says what a port that is taken most likely means.
+func inUse(err error) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%w: another IKE daemon runs in this network namespace", err)
+	}
+	return err
 }
 
 // Send implements Transport.

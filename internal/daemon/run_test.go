@@ -5,12 +5,16 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"quicksand/accel/dh"
 	"quicksand/ike"
@@ -30,6 +34,16 @@ func TestEngineOptions(t *testing.T) {
 	}
 	if o.RetransmitTries != 5 || o.RetransmitBase != 4*time.Second || o.RetransmitFactor != 1.8 || o.PortNATT != 4500 {
 		t.Errorf("defaults are not passed on: %+v", o)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	taken, other := fmt.Errorf("bind port 500: %w", unix.EADDRINUSE), errors.New("bind port 500: no")
+	if err := inUse(taken); !errors.Is(err, taken) || !strings.HasSuffix(err.Error(), "another IKE daemon runs in this network namespace") {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	if err := inUse(other); err != other {
+		t.Errorf("another error: %v", err)
 	}
 }
 
