@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !purego
+
+package aead
+
+import (
+	"fmt"
+	"unsafe"
+
+	"quicksand/accel"
+	"quicksand/sa"
+)
+
+//go:generate go run -C _asm ./cbc -dir ..
+
+func init() {
+	cpu := accel.Detect()
+	implementations = append([]implementation{
+		{"VAES-512 with HMAC in lanes", cpu.Has(accel.VAES512), supportsCBC, newCBCKernels(true, cpu.Has(accel.SHANI))},
+		{"AES-NI with HMAC", cpu.Has(accel.AESNI), supportsCBC, newCBCKernels(false, cpu.Has(accel.SHANI))},
+	}, implementations...)
+}
+
+func supportsCBC(s sa.Suite) bool { return s.Encryption == sa.AESCBC }
+
+const (
+	// groupSize is the number of packets that the wide kernels work on at a
+	// time.
+	groupSize = 16
+	// sortSize is the number of packets among which those of about the same
+	// length are brought together.
+	sortSize = 64
+)
+
+// cbcBatch is AES in CBC mode with an HMAC, over batches: a packet's blocks have
+// to be encrypted and hashed one after the other, so that the CPU's units are
+// only filled by those of many packets.
+type cbcBatch struct {
+	key   *aesKey
+	iv    *ivBatch
+	mac   hmacBatch
+	icv   int
+	wide  bool
+	lanes cbcLanes
+	queue [sortSize]job
+}
+
+// A job is a packet with a possible length.
+type job struct {
+	pkt    *Packet
+	to     int // where the payload ends
+	failed bool
+}
+
+func newCBCKernels(wide, ni bool) func(s sa.Suite, k *sa.SA) (Cipher, error) {
+	return func(s sa.Suite, k *sa.SA) (Cipher, error) {
+		iv, err := newIVBatch(wide)
+		if err != nil {
+			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
+		}
+		c := &cbcBatch{key: newAESKey(k.EncryptionKey), iv: iv, icv: s.ICVLen(), wide: wide}
+		if err := c.mac.init(s.Integrity, k.IntegrityKey, s.ESN, wide, ni); err != nil {
+			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
+		}
+		return c, nil
+	}
+}
+
+// payloadStart is where the payload begins: behind header and IV.
+const payloadStart = HeaderLen + aesBlock
+
+func (c *cbcBatch) IVLen() int    { return aesBlock }
+func (c *cbcBatch) ICVLen() int   { return c.icv }
+func (c *cbcBatch) BlockLen() int { return aesBlock }
+
+func (c *cbcBatch) Seal(pkts []Packet) {
+	for len(pkts) > 0 {
+		n := min(len(pkts), sortSize)
+		for jobs := c.sort(pkts[:n]); len(jobs) > 0; {
+			m := min(len(jobs), groupSize)
+			c.seal(jobs[:m])
+			jobs = jobs[m:]
+		}
+		pkts = pkts[n:]
+	}
+}
+
+func (c *cbcBatch) Open(pkts []Packet) {
+	for len(pkts) > 0 {
+		n := min(len(pkts), sortSize)
+		for jobs := c.sort(pkts[:n]); len(jobs) > 0; {
+			m := min(len(jobs), groupSize)
+			c.open(jobs[:m])
+			jobs = jobs[m:]
+		}
+		pkts = pkts[n:]
+	}
+}
+
+// sort returns the packets of possible length, the longest first: lanes that
+// begin together then end together.
+func (c *cbcBatch) sort(pkts []Packet) []job {
+	n := 0
+	for i := range pkts {
+		p := &pkts[i]
+		to := len(p.Data) - c.icv
+		p.OK = to >= payloadStart && (to-payloadStart)%aesBlock == 0
+		if !p.OK {
+			continue
+		}
+		at := n
+		for ; at > 0 && c.queue[at-1].to < to; at-- {
+			c.queue[at] = c.queue[at-1]
+		}
+		c.queue[at] = job{pkt: p, to: to}
+		n++
+	}
+	return c.queue[:n]
+}
+
+func (c *cbcBatch) seal(jobs []job) {
+	c.iv.next(jobs)
+	for i := range jobs {
+		c.lanes.set(i, &jobs[i])
+	}
+	c.lanes.encrypt(c.key, len(jobs), c.wide)
+	c.mac.sum(jobs)
+	for i := range jobs {
+		c.mac.put(i, jobs[i].pkt.Data[jobs[i].to:])
+	}
+}
+
+func (c *cbcBatch) open(jobs []job) {
+	c.mac.sum(jobs)
+	n := 0
+	for i := range jobs {
+		j := &jobs[i]
+		if j.pkt.OK = c.mac.equal(i, j.pkt.Data[j.to:]); j.pkt.OK {
+			c.lanes.set(n, j)
+			n++
+		}
+	}
+	if n > 0 {
+		c.lanes.decrypt(c.key, n, c.wide)
+	}
+}
+
+// set makes a packet's payload the work of a lane.
+func (l *cbcLanes) set(lane int, j *job) {
+	l.ptr[lane] = unsafe.Pointer(&j.pkt.Data[payloadStart])
+	l.blocks[lane] = uint64(j.to-payloadStart) / aesBlock
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !purego
+
+package aead
+
+import (
+	"encoding"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"unsafe"
+
+	"quicksand/sa"
+)
+
+// An hmacKernel is a hash function's kernels. The costs, of a block in every
+// lane and of a block of one of a pair of messages, are in no unit: only their
+// ratio counts.
+type hmacKernel struct {
+	word, lanes     int // bytes; how many words a register holds
+	all             func(l *hmacLanes, inner, outer *hmacState, blocks int)
+	one             func(state *hmacState, p unsafe.Pointer, blocks int)
+	two             func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
+	allCost, niCost int
+}
+
+var hmacKernels = map[sa.Integrity]hmacKernel{
+	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 60, 10},
+	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 100, 10},
+	sa.HMACSHA384: {8, 8, hmacSHA384Lanes, nil, nil, 1, 0},
+	sa.HMACSHA512: {8, 8, hmacSHA512Lanes, nil, nil, 1, 0},
+}
+
+// hmacState is the state of a hash function, in words of the CPU's byte order.
+type hmacState [64]byte
+
+// hmacLanes is what the kernels read: for each message its whole blocks and,
+// aside, its padded rest, with how many blocks are the one and how many both.
+// The sums' words are in network order, a word of every lane after the other.
+// The assembly knows the layout, and moves data.
+type hmacLanes struct {
+	data, tail   [groupSize]unsafe.Pointer
+	whole, total [groupSize]uint32
+	sums         [8 * 64]byte
+}
+
+// hmacBatch makes the truncated HMACs of a group of packets.
+type hmacBatch struct {
+	kernel       hmacKernel
+	wide, ni     bool
+	esn          bool
+	icv          int
+	inner, outer hmacState // behind the padded key
+	mac          *MAC      // where there is no kernel
+	lanes        hmacLanes
+	tails        [groupSize][256]byte
+	states       [2]hmacState
+	icvs         [groupSize][32]byte
+}
+
+func (m *hmacBatch) init(i sa.Integrity, key []byte, esn, wide, ni bool) error {
+	kernel, ok := hmacKernels[i]
+	m.kernel, m.esn, m.icv = kernel, esn, i.ICVLen()
+	m.wide, m.ni = ok && wide, ok && ni && kernel.one != nil
+	if !m.wide && !m.ni {
+		var err error
+		m.mac, err = NewMAC(i, key)
+		return err
+	}
+	for state, pad := range map[*hmacState]byte{&m.inner: 0x36, &m.outer: 0x5c} {
+		if err := state.start(hashes[i](), key, pad, kernel.word); err != nil {
+			return fmt.Errorf("make HMAC: %w", err)
+		}
+	}
+	return nil
+}
+
+// start is the state of the hash behind the padded key (RFC 2104), which is a
+// block: the standard library gives it away behind a mark of four bytes.
+func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
+	block := make([]byte, h.BlockSize())
+	copy(block, key)
+	for i := range block {
+		block[i] ^= pad
+	}
+	h.Write(block)
+	clear(block)
+	b, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+	if err != nil {
+		return err
+	}
+	const mark = 4
+	for i := 0; i < min(len(b)-mark, len(s))/word*word; i += word {
+		if word == 4 {
+			binary.LittleEndian.PutUint32(s[i:], binary.BigEndian.Uint32(b[mark+i:]))
+		} else {
+			binary.LittleEndian.PutUint64(s[i:], binary.BigEndian.Uint64(b[mark+i:]))
+		}
+	}
+	clear(b)
+	return nil
+}
+
+// sum makes the HMACs of the packets, the longest first.
+func (m *hmacBatch) sum(jobs []job) {
+	if m.mac != nil {
+		for i := range jobs {
+			p := jobs[i].pkt
+			m.mac.Reset()
+			m.mac.Write(p.Data[:jobs[i].to])
+			if m.esn {
+				m.mac.WriteHigh(p.Seq)
+			}
+			copy(m.icvs[i][:], m.mac.Sum())
+		}
+		return
+	}
+	for first := 0; first < len(jobs); first += m.kernel.lanes {
+		m.group(jobs[first:min(first+m.kernel.lanes, len(jobs))], first)
+	}
+}
+
+// group does as many packets as there are lanes at most.
+func (m *hmacBatch) group(jobs []job, first int) {
+	l := &m.lanes
+	blocks := 0
+	for i := range jobs {
+		m.prepare(i, &jobs[i])
+		blocks += int(l.total[i]) + 1
+	}
+	longest := int(l.total[0])
+	for i := range jobs {
+		longest = max(longest, int(l.total[i]))
+	}
+	if m.ni && (!m.wide || blocks*m.kernel.niCost < (longest+1)*m.kernel.allCost) {
+		m.pairs(len(jobs), first)
+		return
+	}
+	for i := len(jobs); i < m.kernel.lanes; i++ {
+		l.data[i] = unsafe.Pointer(&m.tails[i])
+		l.tail[i] = unsafe.Pointer(&m.tails[i])
+		l.whole[i], l.total[i] = 0, 0
+	}
+	m.kernel.all(l, &m.inner, &m.outer, longest)
+	for i := range jobs {
+		icv := m.icvs[first+i][:m.icv]
+		word := m.kernel.word
+		for w := 0; w < len(icv)/word; w++ {
+			copy(icv[w*word:][:word], l.sums[w*64+i*word:])
+		}
+	}
+}
+
+// prepare makes a packet the work of a lane, and pads its rest: a one bit,
+// zeros, and the length in bits, which includes the padded key's block.
+func (m *hmacBatch) prepare(lane int, j *job) {
+	block := 16 * m.kernel.word
+	d := j.pkt.Data[:j.to]
+	whole := len(d) / block
+	t := &m.tails[lane]
+	n := copy(t[:], d[whole*block:])
+	if m.esn {
+		binary.BigEndian.PutUint32(t[n:], uint32(j.pkt.Seq>>32))
+		n += 4
+	}
+	bits := uint64(block+whole*block+n) * 8
+	t[n] = 0x80
+	n++
+	size := block
+	if n > block-2*m.kernel.word {
+		size = 2 * block
+	}
+	clear(t[n : size-8])
+	binary.BigEndian.PutUint64(t[size-8:], bits)
+
+	l := &m.lanes
+	l.data[lane] = unsafe.Pointer(&d[0])
+	l.tail[lane] = unsafe.Pointer(t)
+	l.whole[lane] = uint32(whole)
+	l.total[lane] = uint32(whole + size/block)
+}
+
+// pairs makes the HMACs of n lanes with the CPU's instructions for the hash,
+// two at a time.
+func (m *hmacBatch) pairs(n, first int) {
+	l := &m.lanes
+	for i := 0; i < n; i += 2 {
+		if i+1 == n { // the other of the pair has no blocks
+			l.whole[i+1], l.total[i+1] = 0, 0
+			l.data[i+1], l.tail[i+1] = l.tail[i], l.tail[i]
+		}
+		m.states[0], m.states[1] = m.inner, m.inner
+		m.blocks(&l.data, i, l.whole[i], l.whole[i+1])
+		m.blocks(&l.tail, i, l.total[i]-l.whole[i], l.total[i+1]-l.whole[i+1])
+		for k := range 2 {
+			m.pad(&m.tails[i+k], &m.states[k])
+			m.states[k] = m.outer
+			l.tail[i+k] = unsafe.Pointer(&m.tails[i+k])
+		}
+		m.blocks(&l.tail, i, 1, uint32(min(n-i-1, 1)))
+		for k := range min(2, n-i) {
+			for w := 0; w < m.icv; w += 4 {
+				binary.BigEndian.PutUint32(m.icvs[first+i+k][w:], binary.LittleEndian.Uint32(m.states[k][w:]))
+			}
+		}
+	}
+}
+
+// blocks hashes the blocks of the two lanes that begin at i, together as far
+// as both have any.
+func (m *hmacBatch) blocks(ptr *[groupSize]unsafe.Pointer, i int, n0, n1 uint32) {
+	both := min(n0, n1)
+	if both > 0 {
+		m.kernel.two(&m.states[0], ptr[i], &m.states[1], ptr[i+1], int(both))
+	}
+	done := uintptr(both) * 64
+	if n0 > both {
+		m.kernel.one(&m.states[0], unsafe.Add(ptr[i], done), int(n0-both))
+	}
+	if n1 > both {
+		m.kernel.one(&m.states[1], unsafe.Add(ptr[i+1], done), int(n1-both))
+	}
+}
+
+// pad makes the block of the outer hash of an inner sum.
+func (m *hmacBatch) pad(t *[256]byte, inner *hmacState) {
+	n := 20
+	if m.icv == 16 { // HMAC-SHA-256
+		n = 32
+	}
+	for w := 0; w < n; w += 4 {
+		binary.BigEndian.PutUint32(t[w:], binary.LittleEndian.Uint32(inner[w:]))
+	}
+	t[n] = 0x80
+	clear(t[n+1 : 62])
+	binary.BigEndian.PutUint16(t[62:], uint16(64+n)*8)
+}
+
+// put writes a packet's ICV.
+func (m *hmacBatch) put(i int, icv []byte) { copy(icv, m.icvs[i][:m.icv]) }
+
+// equal compares a packet's ICV in constant time.
+func (m *hmacBatch) equal(i int, icv []byte) bool { return Equal(m.icvs[i][:m.icv], icv) }

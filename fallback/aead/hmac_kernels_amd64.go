@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !purego
+
+package aead
+
+import "unsafe"
+
+// The kernels in lanes make whole HMACs, of messages of at most so many blocks
+// with their padding.
+
+//go:noescape
+func hmacSHA1Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+
+//go:noescape
+func hmacSHA256Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+
+//go:noescape
+func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+
+//go:noescape
+func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+
+// The block functions of one message and of two. There is at least one block.
+
+//go:noescape
+func sha1NI(state *hmacState, p unsafe.Pointer, blocks int)
+
+//go:noescape
+func sha1NIPair(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
+
+//go:noescape
+func sha256NI(state *hmacState, p unsafe.Pointer, blocks int)
+
+//go:noescape
+func sha256NIPair(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
