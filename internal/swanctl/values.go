@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -240,6 +241,21 @@ func isHostName(t string) bool {
 	return strings.Trim(last, "0123456789") != ""
 }
 
+// numberPort puts the number in the place of a service's name in the
+// "[protocol/port]" of a selector (services(5)).
+func numberPort(item string) string {
+	i := strings.LastIndexByte(item, '/')
+	name, ok := strings.CutSuffix(item[i+1:], "]")
+	if !ok || !strings.Contains(item[:i+1], "[") || name == "any" {
+		return item
+	}
+	port, err := net.LookupPort("ip", name)
+	if err != nil {
+		return item // a parser of selectors says what is wrong with it
+	}
+	return fmt.Sprintf("%s%d]", item[:i+1], port)
+}
+
 // parseSelector reads local_ts or remote_ts: one selector, or "dynamic", with
 // an optional "[protocol/port]".
 func parseSelector(s *Setting) (ike.Dynamic, error) {
@@ -250,7 +266,7 @@ func parseSelector(s *Setting) (ike.Dynamic, error) {
 	if len(items) == 0 {
 		return ike.Dynamic{IsDynamic: true}, nil
 	}
-	item := items[0]
+	item := numberPort(items[0])
 	if rest, ok := strings.CutPrefix(item, "dynamic"); ok && (rest == "" || rest[0] == '[') {
 		sel, err := sa.ParseSelector("0.0.0.0" + rest)
 		if err != nil {
