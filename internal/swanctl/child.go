@@ -55,11 +55,11 @@ func addChild(c *connection, s *Section, path string) error {
 }
 
 var childKeys = []key[child]{
-	{name: "esp_proposals", derived: "default, where ah_proposals is not set", doc: "ESP proposals such as aes128gcm16-modp2048 or aes256-sha256, separated by commas, first preferred. A Diffie-Hellman group asks for PFS; esn for extended sequence numbers.",
+	{name: "esp_proposals", derived: "default, where ah_proposals is not set", doc: "ESP proposals such as aes128gcm16-modp2048 or aes256-sha256, separated by commas, first preferred. Several algorithms of one kind in a proposal are alternatives. A Diffie-Hellman group asks for PFS; esn for extended sequence numbers. default stands for AES-GCM, then AES-CBC with SHA-2, without PFS.",
 		set: func(c *child, s *Setting) error { return c.addProposals(sa.ESP, s) }},
 	{name: "ah_proposals", derived: "none", doc: "AH proposals such as sha256-modp2048, separated by commas, first preferred.",
 		set: func(c *child, s *Setting) error { return c.addProposals(sa.AH, s) }},
-	{name: "local_ts", def: "dynamic", doc: "Our side's traffic: one subnet, address or range, with [protocol/port] behind it, or dynamic, our own address. IKEv1 carries one selector in each direction.",
+	{name: "local_ts", def: "dynamic", doc: "Our side's traffic: one subnet, address or range (10.1.0.5-10.1.0.9), or dynamic, our own address; with [protocol/port] behind it where not everything is meant, both as a number or a name, such as [tcp/https]. IKEv1 carries one selector in each direction.",
 		set: to(parseSelector, func(c *child) *ike.Dynamic { return &c.LocalTS })},
 	{name: "remote_ts", def: "dynamic", doc: "The peer's side's traffic, in the same form.",
 		set: to(parseSelector, func(c *child) *ike.Dynamic { return &c.RemoteTS })},
@@ -89,7 +89,7 @@ var childKeys = []key[child]{
 	{name: "copy_dscp", def: "out", doc: "Copy DSCP between the headers of a tunnel: out (inner to outer), in (outer to inner), yes (both), no.", set: setDSCP},
 	{name: "start_action", def: "none", doc: "What to do when the child is loaded: none, trap (bring it up when traffic needs it), start (bring it up).", set: setAction(func(c *child) *ike.StartAction { return &c.StartAction })},
 	{name: "close_action", def: "none", doc: "What to do when the peer deletes the child: none, trap, start.", set: setAction(func(c *child) *ike.StartAction { return &c.CloseAction })},
-	{name: "dpd_action", def: "clear", doc: "What to do when the peer is found dead: clear (nothing), trap, restart.", set: setAction(func(c *child) *ike.StartAction { return &c.DPDAction })},
+	{name: "dpd_action", def: "clear", doc: "What to do when the peer is found dead: clear (take the child down and no more), trap, restart.", set: setAction(func(c *child) *ike.StartAction { return &c.DPDAction })},
 	{name: "reqid", def: "0", doc: "The number that ties the child's SAs to its policies. 0 lets the daemon choose.", set: func(c *child, s *Setting) error {
 		n, err := parseNumber(s, 0, 1<<32-1)
 		c.ReqID = uint32(n)

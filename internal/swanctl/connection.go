@@ -77,21 +77,21 @@ var connectionTable = table[connection]{done: finishConnection}
 func init() {
 	connectionTable.keys = connectionKeys
 	connectionTable.subs = []sub[connection]{
-		{"local*", "How we authenticate ourselves. One such section is needed.", addLocal, &roundTable},
-		{"remote*", "How the peer has to authenticate itself.", addRemote, &roundTable},
+		{"local*", "How we authenticate ourselves. One such section is needed, except where all children are keyed manually.", addLocal, &roundTable},
+		{"remote*", "How the peer has to authenticate itself. Without such a section it may have any identity.", addRemote, &roundTable},
 		{"children", "What is negotiated under the IKE SA, each in a section of its own.", addChildren, &childrenTable},
 	}
 }
 
 var connectionKeys = []key[connection]{
-	{name: "version", def: "1", doc: "IKE version: 1, or 0, which leaves it open and comes to the same.", set: setVersion},
+	{name: "version", def: "1", doc: "IKE version: 1, or 0, which leaves it open, comes to the same and is strongSwan's default.", set: setVersion},
 	{name: "local_addrs", def: "%any", doc: "Our addresses: addresses, subnets, ranges and host names, separated by commas. The first single one is where a connection is initiated from; a responder's address has to match one of them.",
 		set: to(parseAddrs, func(c *connection) *[]ike.AddrMatch { return &c.LocalAddrs })},
 	{name: "remote_addrs", def: "%any", doc: "The peer's addresses, in the same form. To initiate, one of them has to be a single address or a host name.",
 		set: to(parseAddrs, func(c *connection) *[]ike.AddrMatch { return &c.RemoteAddrs })},
 	{name: "local_port", def: "500", doc: "Our UDP port for IKE.", set: to(parsePort, func(c *connection) *uint16 { return &c.LocalPort })},
 	{name: "remote_port", def: "500", doc: "The peer's UDP port for IKE.", set: to(parsePort, func(c *connection) *uint16 { return &c.RemotePort })},
-	{name: "proposals", def: "default", doc: "IKE proposals such as aes256-sha256-modp2048, separated by commas, first preferred. Several algorithms of one kind in a proposal are alternatives.", set: setIKEProposals},
+	{name: "proposals", def: "default", doc: "IKE proposals such as aes256-sha256-modp2048, separated by commas, first preferred. Several algorithms of one kind in a proposal are alternatives (strongSwan keeps the first one only). default stands for AES-CBC with SHA-2 and X25519, the NIST curves, or groups of 2048 bits and more.", set: setIKEProposals},
 	{name: "encap", def: "no", doc: "Force UDP encapsulation, as if there were a NAT.", set: to(parseBool, func(c *connection) *bool { return &c.Encap })},
 	{name: "dpd_delay", def: "0s", doc: "Ask a peer that has been silent for so long whether it is alive (RFC 3706). 0 never asks.",
 		set: to(parseTime, func(c *connection) *time.Duration { return &c.DPDDelay })},
@@ -133,7 +133,7 @@ var connectionKeys = []key[connection]{
 var roundTable = table[round]{
 	keys: []key[round]{
 		{name: "auth", derived: "none: it has to be said", doc: "How to authenticate: psk, a pre-shared key.", set: setAuth},
-		{name: "id", derived: "local: our address; remote: %any", doc: "The identity: an address, a domain name, user@domain, @#hex for a key id, or one of them behind its type and a colon (ipv4, ipv6, fqdn, userfqdn, keyid).",
+		{name: "id", derived: "local: our address; remote: %any", doc: "The identity: an address, a domain name, user@domain, @#hex for a key id, or one of them behind its type and a colon (ipv4, ipv6, fqdn, userfqdn, keyid). For the peer also *.domain, *@domain or %any, which match many.",
 			set: to(parseIdentity, func(r *round) *ike.Identity { return &r.id })},
 		ignore[round]("round", "There is one round only.", func(s *Setting) error {
 			_, err := parseNumber(s, 0, 1<<32-1)

@@ -13,12 +13,20 @@ type documenter interface {
 	document(w *bufio.Writer, path string)
 }
 
+// form says what all values have in common.
+const form = "Each key stands with its sections before it and its default in brackets behind it; " +
+	"what is in angle brackets is a name of your own. Times are in seconds, or have s, m, h or d " +
+	"behind the number; bytes may have k, M or G, which are powers of 1024. yes may also be " +
+	"written true, enabled or 1, and no false, disabled or 0. Lists are separated by commas. " +
+	"\"We\" are the machine that reads the file."
+
 // Document prints every key that is honoured, with its default and meaning,
 // for swanctl.conf and quicksand.conf; then, in one line each, the keys that
 // are understood and change nothing or are refused. It returns w's error.
 func Document(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	b.WriteString("swanctl.conf\n\n")
+	wrap(b, form)
 	rootTable.document(b, "")
 	b.WriteString("quicksand.conf\n\n")
 	settingsRoot.document(b, "")
@@ -49,7 +57,11 @@ func (tab *table[T]) document(w *bufio.Writer, path string) {
 		}
 	}
 	if len(idle) > 0 {
-		w.WriteString("Of strongSwan's " + join(path, "*") + ", these are accepted where they change nothing, else refused:\n")
+		whose := "sections"
+		if path != "" {
+			whose = join(path, "*")
+		}
+		w.WriteString("Of strongSwan's " + whose + ", these are accepted where they change nothing, else refused:\n")
 		wrap(w, strings.Join(idle, ", "))
 	}
 	for _, s := range tab.subs {
