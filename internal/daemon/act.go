@@ -108,6 +108,11 @@ func (d *Daemon) install(p *sa.Pair) (sa.Placement, error) {
 	d.say(slog.LevelInfo, "KNL", fmt.Sprintf("child %s{%d} runs as %s", p.Child, p.ID, describe(got)),
 		connAttr(p.Conn), slog.Any("spi_in", p.In.SPI), slog.Any("spi_out", p.Out.SPI),
 		slog.String("suite", p.Suite.String()))
+	// Policies that the child had while it was configured otherwise go on
+	// blocking; what the new pair covers of them is protected again.
+	d.complain("forget replaced policies of", p, d.place.forget(target{p.Conn, p.Child}, func(s *standing) bool {
+		return s.pairs == 0 && p.LocalTS.Contains(s.policy.LocalTS) && p.RemoteTS.Contains(s.policy.RemoteTS)
+	}))
 	if d.keys != nil {
 		if err := d.keys.logPair(p); err != nil {
 			d.say(slog.LevelError, "DMN", "write key log: "+err.Error())
