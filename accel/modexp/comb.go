@@ -6,103 +6,60 @@ package modexp
 
 import "math/big"
 
-// The comb of Lim and Lee (CRYPTO '94): an exponent's bits are set out in teeth
-// rows of columns bits, and the rows cut into tables parts. A column of a part
-// is a digit of six bits, for which the part's table has the power of two. The
-// parts share their squarings.
-const (
-	teeth   = 6
-	tables  = 3
-	entries = 1 << teeth
-)
+// sharedTeeth is of the eight lanes' comb: chooseShared picks of 64.
+const sharedTeeth = 6
 
-// comb holds powers of two. The lanes share it.
+// comb holds powers of two, by the method of Lim and Lee (CRYPTO '94). An
+// exponent's bits are set out in teeth rows, and each row is cut into as many
+// parts as there are tables. A column of a part is a digit of teeth bits, for
+// which the part's table has the power of two. The parts share their squarings.
 type comb struct {
-	part  int // columns of a part
-	table [tables][]uint64
+	teeth  int
+	part   int // columns of a part
+	tables [][]uint64
 }
 
-// newComb makes a comb for exponents of a number of bits. n is the modulus, r is
-// 2^(52*limbs) modulo it.
-func newComb(n, r *big.Int, limbs, exponentBits int) *comb {
-	c := &comb{part: (exponentBits + teeth*tables - 1) / (teeth * tables)}
-	bit := make([]*big.Int, teeth*tables) // of row i/tables, part i%tables
+// newComb makes a comb for exponents of a number of bits. n is the modulus, and
+// r is 1 in Montgomery's form; put writes an entry, a number of limbs, into a
+// table.
+func newComb(n, r *big.Int, limbs, teeth, tables, exponentBits int, put func(entry int, x *big.Int, table []uint64)) *comb {
+	parts := teeth * tables
+	c := &comb{teeth: teeth, part: (exponentBits + parts - 1) / parts, tables: make([][]uint64, tables)}
+	first := make([]*big.Int, parts) // 2 to the lowest bit of part i%tables of row i/tables
 	power := big.NewInt(2)
-	for i := range bit {
-		bit[i] = new(big.Int).Set(power)
+	for i := range first {
+		first[i] = new(big.Int).Set(power)
 		for range c.part {
 			power.Mod(power.Mul(power, power), n)
 		}
 	}
-	one := make([]uint64, limbs)
-	for t := range c.table {
-		c.table[t] = aligned(limbs * entries)
-		var powers [entries]*big.Int
+	for t := range c.tables {
+		c.tables[t] = aligned(limbs << teeth)
+		powers := make([]*big.Int, 1<<teeth)
 		powers[0] = r
-		for i := 1; i < entries; i++ {
-			row := 0
-			for i>>(row+1) != 0 {
-				row++
-			}
-			powers[i] = new(big.Int).Mul(powers[i-1<<row], bit[row*tables+t])
-			powers[i].Mod(powers[i], n)
-		}
-		for i, x := range powers {
-			setLimbs(one, x)
-			for j, limb := range one {
-				c.table[t][j*entries+i] = limb
+		put(0, r, c.tables[t])
+		for row := range teeth {
+			for i := range 1 << row {
+				x := new(big.Int).Mul(powers[i], first[row*tables+t])
+				powers[1<<row+i] = x.Mod(x, n)
+				put(1<<row+i, x, c.tables[t])
 			}
 		}
 	}
 	return c
 }
 
+// bits returns how long an exponent may be.
+func (c *comb) bits() int { return c.part * c.teeth * len(c.tables) }
+
 // digit returns a column of a part: one bit of every row.
 func (c *comb) digit(x []byte, table, column int) uint64 {
 	var d uint64
-	for row := range teeth {
-		i := (row*tables+table)*c.part + column
+	for row := range c.teeth {
+		i := (row*len(c.tables)+table)*c.part + column
 		if i/8 < len(x) {
 			d |= uint64(x[len(x)-1-i/8]>>(i%8)&1) << row
 		}
 	}
 	return d
-}
-
-// powerOfTwo is Modulus.PowerOfTwo for up to eight lanes.
-func (w *wide) powerOfTwo(out, exponents [][]byte) {
-	c := w.fixed()
-	if 8*longest(exponents) > c.part*teeth*tables {
-		two := make([][]byte, len(out))
-		for i := range two {
-			two[i] = make([]byte, w.size)
-			two[i][w.size-1] = 2
-		}
-		w.power(out, two, exponents)
-		return
-	}
-	s := w.scratch(0)
-	defer give(s.all)
-	var digits [Lanes]uint64
-	defer clear(digits[:])
-	pick := func(into []uint64, table, column int) {
-		for lane, x := range exponents {
-			digits[lane] = c.digit(x, table, column)
-		}
-		chooseShared(&into[0], &c.table[table][0], &digits[0], w.limbs)
-	}
-	for column := c.part - 1; column >= 0; column-- {
-		for t := range c.table {
-			if column == c.part-1 && t == 0 {
-				pick(s.acc, t, column)
-				continue
-			}
-			if t == 0 {
-				s.sqr(s.acc, s.acc)
-			}
-			pick(s.factor, t, column)
-			s.mul(s.acc, s.acc, s.factor)
-		}
-	}
-	s.finish(out)
 }

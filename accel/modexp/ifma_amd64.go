@@ -39,3 +39,58 @@ func choose(out *uint64, table *uint64, digits *uint64, blocks int)
 //
 //go:noescape
 func chooseShared(out *uint64, table *uint64, digits *uint64, limbs int)
+
+// mulLone3 sets out to a*b / 2^(52*24) modulo p, for numbers of 24 limbs
+// below 2^52, limb l*3+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone3(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone4 sets out to a*b / 2^(52*32) modulo p, for numbers of 32 limbs
+// below 2^52, limb l*4+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone4(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone5 sets out to a*b / 2^(52*40) modulo p, for numbers of 40 limbs
+// below 2^52, limb l*5+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone5(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone8 sets out to a*b / 2^(52*64) modulo p, for numbers of 64 limbs
+// below 2^52, limb l*8+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone8(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone10 sets out to a*b / 2^(52*80) modulo p, for numbers of 80 limbs
+// below 2^52, limb l*10+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone10(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone15 sets out to a*b / 2^(52*120) modulo p, for numbers of 120 limbs
+// below 2^52, limb l*15+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone15(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// mulLone20 sets out to a*b / 2^(52*160) modulo p, for numbers of 160 limbs
+// below 2^52, limb l*20+v at word 8*v+l. p1 is p+1. Where a and b are below
+// 2p, so is out, which may be either of them.
+//
+//go:noescape
+func mulLone20(out *uint64, a *uint64, b *uint64, p1 *uint64)
+
+// chooseLone sets out to entry digit of the table, whose entries have width*8
+// limbs each. Every entry is read.
+//
+//go:noescape
+func chooseLone(out *uint64, table *uint64, digit uint64, entries int, width int)

@@ -5,73 +5,54 @@
 package modexp
 
 import (
-	"encoding/binary"
 	"math/big"
-	"math/bits"
 	"sync"
 )
 
 const (
-	limbBits = 52
-	limbMask = 1<<limbBits - 1
 	blockLen = 10 // limbs that the kernels take at a time
 	window   = 4  // bits of an exponent
-	maxWords = 1024/8 + 1
 )
 
 // wide computes eight powers together. A number of eight lanes is limbs*8 words:
-// limb 0 of each lane, then limb 1 of each. Between operations numbers are below
-// 2p, which needs 4p < 2^(52*limbs): limbs is a multiple of ten for which every
-// MODP group leaves at least 16 bits.
+// limb 0 of each lane, then limb 1 of each. limbs is a multiple of ten, which
+// wastes at most two limbs with the MODP groups.
 type wide struct {
-	size   int
-	limbs  int
+	shape
 	blocks int
-	p      []uint64 // 64-bit words of p
 	p1     []uint64 // limbs of p+1, of one number
-	r2     []uint64 // R^2 mod p in eight lanes, R = 2^(52*limbs)
-	one    []uint64 // R mod p in eight lanes
+	r2     []uint64 // R^2 mod p in every lane, R = 2^(52*limbs)
+	one    []uint64 // R mod p in every lane
 	fixed  func() *comb
+	lone   *lone
 }
 
 func newWide(p []byte, length int) *wide {
-	limbs := (8*len(p) + 2 + limbBits - 1) / limbBits
-	limbs = (limbs + blockLen - 1) / blockLen * blockLen
-	w := &wide{size: len(p), limbs: limbs, blocks: limbs / blockLen}
+	limbs := (limbsFor(len(p)) + blockLen - 1) / blockLen * blockLen
 	n := new(big.Int).SetBytes(p)
-	w.p = make([]uint64, len(p)/8)
-	for i := range w.p {
-		w.p[i] = binary.BigEndian.Uint64(p[len(p)-8*(i+1):])
-	}
-	w.p1 = aligned(limbs)
-	setLimbs(w.p1, new(big.Int).Add(n, big.NewInt(1)))
 	r := new(big.Int).Lsh(big.NewInt(1), uint(limbBits*limbs))
 	r.Mod(r, n)
-	w.one = w.inLanes(r)
-	w.r2 = w.inLanes(new(big.Int).Mod(new(big.Int).Mul(r, r), n))
-	w.fixed = sync.OnceValue(func() *comb { return newComb(n, r, limbs, 8*length) })
+	single := newShape(n, limbs, func(limb int) int { return limb })
+	w := &wide{shape: newShape(n, limbs, func(limb int) int { return limb * Lanes }), blocks: limbs / blockLen}
+	w.p1 = single.number(new(big.Int).Add(n, big.NewInt(1)))
+	w.one = w.inLanes(single.number(r))
+	w.r2 = w.inLanes(single.number(new(big.Int).Mod(new(big.Int).Mul(r, r), n)))
+	w.fixed = sync.OnceValue(func() *comb {
+		return newComb(n, r, limbs, sharedTeeth, 3, 8*length, func(entry int, x *big.Int, table []uint64) {
+			for i, limb := range single.number(x) {
+				table[i<<sharedTeeth+entry] = limb
+			}
+		})
+	})
+	w.lone = newLone(n, len(p), length)
 	return w
 }
 
-// setLimbs cuts a public number into limbs.
-func setLimbs(limbs []uint64, x *big.Int) {
-	rest := new(big.Int).Set(x)
-	mask := big.NewInt(limbMask)
-	for i := range limbs {
-		limbs[i] = new(big.Int).And(rest, mask).Uint64()
-		rest.Rsh(rest, limbBits)
-	}
-}
-
-// inLanes repeats a public number in every lane.
-func (w *wide) inLanes(x *big.Int) []uint64 {
-	one := make([]uint64, w.limbs)
-	setLimbs(one, x)
+// inLanes repeats a number in every lane.
+func (w *wide) inLanes(one []uint64) []uint64 {
 	all := aligned(w.limbs * Lanes)
-	for i, limb := range one {
-		for lane := range Lanes {
-			all[i*Lanes+lane] = limb
-		}
+	for i := range all {
+		all[i] = one[i/Lanes]
 	}
 	return all
 }
@@ -108,6 +89,12 @@ func (s *scratch) sqr(out, a []uint64) {
 
 // power is Modulus.Power for up to eight lanes, by windows of four bits.
 func (w *wide) power(out, bases, exponents [][]byte) {
+	if w.oneByOne(len(out)) {
+		for i := range out {
+			w.lone.power(out[i], bases[i], exponents[i])
+		}
+		return
+	}
 	s := w.scratch(1 << window)
 	defer give(s.all)
 	n := w.limbs * Lanes
@@ -124,11 +111,12 @@ func (w *wide) power(out, bases, exponents [][]byte) {
 	var digits [Lanes]uint64
 	defer clear(digits[:])
 	length := longest(exponents)
-	for i := range 2 * length {
+	copy(s.acc, w.one)
+	for i := 2*length - 1; i >= 0; i-- {
 		for lane, x := range exponents {
-			digits[lane] = nibble(x, 2*length-1-i)
+			digits[lane] = nibble(x, i)
 		}
-		if i == 0 {
+		if i == 2*length-1 {
 			choose(&s.acc[0], &s.table[0], &digits[0], w.blocks)
 			continue
 		}
@@ -138,8 +126,49 @@ func (w *wide) power(out, bases, exponents [][]byte) {
 		choose(&s.factor[0], &s.table[0], &digits[0], w.blocks)
 		s.mul(s.acc, s.acc, s.factor)
 	}
-	if length == 0 {
-		copy(s.acc, w.one)
+	s.finish(out)
+}
+
+// powerOfTwo is Modulus.PowerOfTwo for up to eight lanes.
+func (w *wide) powerOfTwo(out, exponents [][]byte) {
+	c := w.fixed()
+	if 8*longest(exponents) > c.bits() {
+		two := make([][]byte, len(out))
+		for i := range two {
+			two[i] = make([]byte, w.size)
+			two[i][w.size-1] = 2
+		}
+		w.power(out, two, exponents)
+		return
+	}
+	if w.oneByOne(len(out)) {
+		for i := range out {
+			w.lone.powerOfTwo(out[i], exponents[i])
+		}
+		return
+	}
+	s := w.scratch(0)
+	defer give(s.all)
+	var digits [Lanes]uint64
+	defer clear(digits[:])
+	pick := func(into []uint64, table, column int) {
+		for lane, x := range exponents {
+			digits[lane] = c.digit(x, table, column)
+		}
+		chooseShared(&into[0], &c.tables[table][0], &digits[0], w.limbs)
+	}
+	for column := c.part - 1; column >= 0; column-- {
+		if column < c.part-1 {
+			s.sqr(s.acc, s.acc)
+		}
+		for t := range c.tables {
+			if column == c.part-1 && t == 0 {
+				pick(s.acc, t, column)
+				continue
+			}
+			pick(s.factor, t, column)
+			s.mul(s.acc, s.acc, s.factor)
+		}
 	}
 	s.finish(out)
 }
@@ -155,66 +184,15 @@ func (s *scratch) finish(out [][]byte) {
 	}
 }
 
+// loneMost is up to how many powers are computed one by one: see BenchmarkPower.
+const loneMost = 5
+
+func (w *wide) oneByOne(n int) bool { return w.lone != nil && n <= loneMost }
+
 func longest(exponents [][]byte) int {
 	n := 0
 	for _, x := range exponents {
 		n = max(n, len(x))
 	}
 	return n
-}
-
-// nibble returns four bits of a big-endian number, the i-th from below.
-func nibble(x []byte, i int) uint64 {
-	if i/2 >= len(x) {
-		return 0
-	}
-	return uint64(x[len(x)-1-i/2]>>(4*(i%2))) & 15
-}
-
-// load cuts a big-endian number of the modulus's length into a lane's limbs.
-func (w *wide) load(limbs []uint64, lane int, b []byte) {
-	var words [maxWords]uint64
-	n := w.size / 8
-	for i := range n {
-		words[i] = binary.BigEndian.Uint64(b[w.size-8*(i+1):])
-	}
-	for i := range w.limbs {
-		bit := i * limbBits
-		word, shift := bit/64, bit%64
-		if word >= n {
-			limbs[i*Lanes+lane] = 0
-			continue
-		}
-		limbs[i*Lanes+lane] = (words[word]>>shift | words[word+1]<<(64-shift)) & limbMask
-	}
-	clear(words[:])
-}
-
-// store writes a lane, which is below 2p, reduced to below p.
-func (w *wide) store(b []byte, limbs []uint64, lane int) {
-	var words, less [maxWords]uint64
-	n := w.size / 8
-	for i := range w.limbs {
-		bit := i * limbBits
-		word, shift := bit/64, bit%64
-		if word > n {
-			break // 2p has one bit more than p, so the rest is zero
-		}
-		limb := limbs[i*Lanes+lane]
-		words[word] |= limb << shift
-		if shift > 64-limbBits && word < n {
-			words[word+1] |= limb >> (64 - shift)
-		}
-	}
-	var borrow uint64
-	for i := range n {
-		less[i], borrow = bits.Sub64(words[i], w.p[i], borrow)
-	}
-	_, borrow = bits.Sub64(words[n], 0, borrow)
-	keep := -borrow // all ones where the number was below p
-	for i := range n {
-		binary.BigEndian.PutUint64(b[w.size-8*(i+1):], words[i]&keep|less[i]&^keep)
-	}
-	clear(words[:])
-	clear(less[:])
 }

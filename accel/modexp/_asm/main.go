@@ -33,6 +33,8 @@ func main() {
 	reduce()
 	choose()
 	chooseShared()
+	lones()
+	chooseLone()
 	Generate()
 	license()
 }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build amd64 && !purego
+
+package modexp
+
+import (
+	"encoding/binary"
+	"math/big"
+	"math/bits"
+)
+
+const (
+	limbBits = 52
+	limbMask = 1<<limbBits - 1
+	maxWords = 1024/8 + 1
+)
+
+// limbsFor returns how many limbs hold 4p for a p of size bytes: numbers are
+// below 2p between operations, and a product is then below 2p again.
+func limbsFor(size int) int { return (8*size + 2 + limbBits - 1) / limbBits }
+
+// shape says how a number lies in memory.
+type shape struct {
+	size  int           // bytes of p
+	limbs int           // of a number
+	p     []uint64      // 64-bit words of p, the lowest first
+	at    func(int) int // word of a limb, in the first lane
+}
+
+func newShape(p *big.Int, limbs int, at func(int) int) shape {
+	s := shape{size: p.BitLen() / 8, limbs: limbs, p: make([]uint64, p.BitLen()/64), at: at}
+	b := p.Bytes()
+	for i := range s.p {
+		s.p[i] = binary.BigEndian.Uint64(b[len(b)-8*(i+1):])
+	}
+	return s
+}
+
+// number cuts a public number into limbs.
+func (s *shape) number(x *big.Int) []uint64 {
+	limbs := aligned(s.limbs)
+	rest, mask := new(big.Int).Set(x), big.NewInt(limbMask)
+	for i := range limbs {
+		limbs[s.at(i)] = new(big.Int).And(rest, mask).Uint64()
+		rest.Rsh(rest, limbBits)
+	}
+	return limbs
+}
+
+// load cuts a big-endian number of the modulus's length into a lane's limbs.
+func (s *shape) load(limbs []uint64, lane int, b []byte) {
+	var words [maxWords]uint64
+	n := s.size / 8
+	for i := range n {
+		words[i] = binary.BigEndian.Uint64(b[s.size-8*(i+1):])
+	}
+	for i := range s.limbs {
+		word, shift := i*limbBits/64, i*limbBits%64
+		var limb uint64
+		if word < n {
+			limb = (words[word]>>shift | words[word+1]<<(64-shift)) & limbMask
+		}
+		limbs[s.at(i)+lane] = limb
+	}
+	clear(words[:])
+}
+
+// store writes a lane, which is below 2p, reduced to below p.
+func (s *shape) store(b []byte, limbs []uint64, lane int) {
+	var words, less [maxWords]uint64
+	n := s.size / 8
+	for i := range s.limbs {
+		word, shift := i*limbBits/64, i*limbBits%64
+		if word > n {
+			break // 2p has one bit more than p, so the rest is zero
+		}
+		limb := limbs[s.at(i)+lane]
+		words[word] |= limb << shift
+		if shift > 64-limbBits && word < n {
+			words[word+1] |= limb >> (64 - shift)
+		}
+	}
+	var borrow uint64
+	for i := range n {
+		less[i], borrow = bits.Sub64(words[i], s.p[i], borrow)
+	}
+	_, borrow = bits.Sub64(words[n], 0, borrow)
+	keep := -borrow // all ones where the number was below p
+	for i := range n {
+		binary.BigEndian.PutUint64(b[s.size-8*(i+1):], words[i]&keep|less[i]&^keep)
+	}
+	clear(words[:])
+	clear(less[:])
+}
+
+// nibble returns four bits of a big-endian number, the i-th from below.
+func nibble(x []byte, i int) uint64 {
+	if i/2 >= len(x) {
+		return 0
+	}
+	return uint64(x[len(x)-1-i/2]>>(4*(i%2))) & 15
+}
