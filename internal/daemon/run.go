@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -143,7 +141,7 @@ func (d *Daemon) reloadOn(ctx context.Context, signals <-chan os.Signal) {
 func makeParts(o Options) (p Parts, err error) {
 	s := o.Settings
 	p = Parts{
-		Version: o.Version, IKE: engineOptions(s), Kinds: s.Backend, Logger: o.Logger, KeyLog: s.KeyLog,
+		Version: o.Version, IKE: s.Options(), Kinds: s.Backend, Logger: o.Logger, KeyLog: s.KeyLog,
 		Ports:     [2]uint16{s.Port, s.PortNATT},
 		LocalAddr: routeLookup(tunnel.DefaultMark), Inbox: NewInbox(),
 	}
@@ -182,31 +180,6 @@ func (p *Parts) close() error {
 		errs = append(errs, p.DH.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// engineOptions turns settings, where 0 is no limit, into the engine's options,
-// where 0 is the default.
-func engineOptions(s *swanctl.Settings) ike.Options {
-	o := ike.Options{
-		HalfOpenPerAddr:  s.BlockThreshold,
-		HalfOpenTotal:    s.InitLimitHalfOpen,
-		RetransmitTries:  s.RetransmitTries,
-		RetransmitBase:   s.RetransmitTimeout,
-		RetransmitFactor: s.RetransmitBase,
-		RetransmitJitter: s.RetransmitJitter,
-		RetransmitLimit:  s.RetransmitLimit,
-		KeepAlive:        s.KeepAlive,
-		PortNATT:         s.PortNATT,
-	}
-	for _, limit := range []*int{&o.HalfOpenPerAddr, &o.HalfOpenTotal} {
-		if *limit == 0 {
-			*limit = math.MaxInt
-		}
-	}
-	if o.KeepAlive == 0 {
-		o.KeepAlive = 100 * 365 * 24 * time.Hour
-	}
-	return o
 }
 
 // startDH starts the Diffie-Hellman engine, and keeps the rest of the process

@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,21 +19,6 @@ import (
 	"quicksand/internal/swanctl"
 	"quicksand/sa"
 )
-
-func TestEngineOptions(t *testing.T) {
-	s := swanctl.DefaultSettings()
-	s.KeepAlive, s.BlockThreshold, s.InitLimitHalfOpen = 0, 0, 7
-	o := engineOptions(s)
-	if o.HalfOpenPerAddr != math.MaxInt || o.HalfOpenTotal != 7 {
-		t.Errorf("half-open limits %d and %d; 0 is none", o.HalfOpenPerAddr, o.HalfOpenTotal)
-	}
-	if o.KeepAlive < 24*365*time.Hour {
-		t.Errorf("keepalives every %v; 0 is never", o.KeepAlive)
-	}
-	if o.RetransmitTries != 5 || o.RetransmitBase != 4*time.Second || o.RetransmitFactor != 1.8 || o.PortNATT != 4500 {
-		t.Errorf("defaults are not passed on: %+v", o)
-	}
-}
 
 func TestPortInUse(t *testing.T) {
 	taken, other := fmt.Errorf("bind port 500: %w", unix.EADDRINUSE), errors.New("bind port 500: no")
