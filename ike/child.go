@@ -231,7 +231,7 @@ func (c *child) doomIn(d time.Duration) {
 	c.e.stop(c.doom)
 	c.doom = c.e.after(d, func() {
 		if c.s != nil {
-			c.s.sendDelete(protocolIDs[c.pair.Suite.Protocol], c.pair.In.SPI)
+			c.s.sendDelete(protocolID(c.pair.Suite.Protocol), c.pair.In.SPI)
 		}
 		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
 	})
@@ -315,7 +315,7 @@ func (c *child) remove(notify bool) {
 		e.stop(t)
 	}
 	if notify && s != nil {
-		s.sendDelete(protocolIDs[c.pair.Suite.Protocol], c.pair.In.SPI)
+		s.sendDelete(protocolID(c.pair.Suite.Protocol), c.pair.In.SPI)
 	}
 	e.emit(Remove{c.pair})
 	ike := IKEInfo{Conn: c.conn}

@@ -114,7 +114,7 @@ func (s *ikeSA) responderLifetime(q *quickMode) (isakmp.Payload, bool) {
 	if len(attrs) == 0 {
 		return isakmp.Payload{}, false
 	}
-	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: protocolIDs[q.agreement.transform.Protocol],
+	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: protocolID(q.agreement.transform.Protocol),
 		SPI: be32(uint32(q.child.pair.In.SPI)), Type: isakmp.ResponderLifetime, Data: isakmp.AppendAttributes(nil, attrs)}
 	return isakmp.Payload{Type: isakmp.PayloadNotify, Body: n.Append(nil)}, true
 }

@@ -280,9 +280,15 @@ func inClear(err error) error {
 	return err
 }
 
-// nonceLen is the length of our nonces in bytes; the peer's have 8 to 256 (RFC
-// 2409 section 5).
-const nonceLen = 32
+// nonceLen is the length of our nonces in bytes. A peer's have 8 to 256 (RFC
+// 2409 section 5). In Quick Mode we ask for 16 at least: without PFS nothing
+// but the nonces makes one SA's keys differ from another's.
+const (
+	nonceLen      = 32
+	mainNonceLen  = 8
+	quickNonceLen = 16
+	maxNonceLen   = 256
+)
 
 func (x *exchange) makeNonce() []byte {
 	b := make([]byte, nonceLen)
@@ -323,7 +329,7 @@ func receiveMainKE(x *exchange, m *message) error {
 	if err != nil {
 		return inClear(err)
 	}
-	if err := checkNonce(nonce, 8); err != nil {
+	if err := checkNonce(nonce, mainNonceLen); err != nil {
 		return inClear(err)
 	}
 	s := x.s
@@ -349,8 +355,8 @@ func receiveMainKE(x *exchange, m *message) error {
 }
 
 func checkNonce(b []byte, least int) error {
-	if len(b) < least || len(b) > 256 {
-		return refuse(isakmp.PayloadMalformed, "a nonce of %d bytes, not %d to 256", len(b), least)
+	if len(b) < least || len(b) > maxNonceLen {
+		return refuse(isakmp.PayloadMalformed, "a nonce of %d bytes, not %d to %d", len(b), least, maxNonceLen)
 	}
 	return nil
 }

@@ -4,12 +4,18 @@ package ike
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"quicksand/ike/isakmp"
 	"quicksand/sa"
 )
 
-var protocolIDs = map[sa.Protocol]isakmp.ProtocolID{sa.ESP: isakmp.ProtoESP, sa.AH: isakmp.ProtoAH}
+func protocolID(p sa.Protocol) isakmp.ProtocolID {
+	if p == sa.AH {
+		return isakmp.ProtoAH
+	}
+	return isakmp.ProtoESP
+}
 
 func protocolOf(id isakmp.ProtocolID) (sa.Protocol, bool) {
 	switch id {
@@ -21,32 +27,40 @@ func protocolOf(id isakmp.ProtocolID) (sa.Protocol, bool) {
 	return 0, false
 }
 
-var espTransforms = map[sa.Encryption]uint8{
+var espTransforms = [...]uint8{
 	sa.EncryptionNull: isakmp.ESPNull, sa.TripleDESCBC: isakmp.ESPTripleDES,
 	sa.AESCBC: isakmp.ESPAESCBC, sa.AESCTR: isakmp.ESPAESCTR,
 	sa.AESGCM8: isakmp.ESPAESGCM8, sa.AESGCM12: isakmp.ESPAESGCM12, sa.AESGCM16: isakmp.ESPAESGCM16,
 }
 
-var ahTransforms = map[sa.Integrity]uint8{
+var ahTransforms = [...]uint8{
 	sa.HMACMD5: isakmp.AHMD5, sa.HMACSHA1: isakmp.AHSHA1, sa.HMACSHA256: isakmp.AHSHA256,
 	sa.HMACSHA384: isakmp.AHSHA384, sa.HMACSHA512: isakmp.AHSHA512,
 }
 
-var authAlgorithms = map[sa.Integrity]uint16{
+var authAlgorithms = [...]uint16{
 	sa.HMACMD5: isakmp.AuthHMACMD5, sa.HMACSHA1: isakmp.AuthHMACSHA1, sa.HMACSHA256: isakmp.AuthHMACSHA256,
 	sa.HMACSHA384: isakmp.AuthHMACSHA384, sa.HMACSHA512: isakmp.AuthHMACSHA512,
+}
+
+// lookUp returns where a number stands in a table of our names for it; 0 is
+// nobody's number.
+func lookUp[N uint8 | uint16](table []N, number N) (int, bool) {
+	i := slices.Index(table, number)
+	return i, i >= 0 && number != 0
 }
 
 // encapsulation is the value of the encapsulation mode attribute (RFC 2407
 // section 4.5, RFC 3947 section 5.1).
 func (s *ikeSA) encapsulation(m sa.Mode) uint16 {
+	out := [...]uint16{sa.Tunnel: isakmp.EncapUDPTunnel02, sa.Transport: isakmp.EncapUDPTransport02}
 	switch {
 	case !s.encap():
-		return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapTunnel, sa.Transport: isakmp.EncapTransport}[m]
+		out = [...]uint16{sa.Tunnel: isakmp.EncapTunnel, sa.Transport: isakmp.EncapTransport}
 	case s.peer.rfc3947:
-		return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapUDPTunnel, sa.Transport: isakmp.EncapUDPTransport}[m]
+		out = [...]uint16{sa.Tunnel: isakmp.EncapUDPTunnel, sa.Transport: isakmp.EncapUDPTransport}
 	}
-	return map[sa.Mode]uint16{sa.Tunnel: isakmp.EncapUDPTunnel02, sa.Transport: isakmp.EncapUDPTransport02}[m]
+	return out[m]
 }
 
 // pfsGroup is the group of a child's first transform. All that one Quick Mode
@@ -60,23 +74,26 @@ func (c *Child) pfsGroup() sa.Group {
 }
 
 // childOffer is what the first message of Quick Mode proposes: one proposal
-// with our SPI for each of the child's.
-func (s *ikeSA) childOffer(c *Child, group sa.Group, spi sa.SPI) isakmp.SecurityAssociation {
+// for each of the child's, as far as a message holds. AH does not pass a NAT
+// and is left out behind one.
+func (s *ikeSA) childOffer(c *Child, group sa.Group) isakmp.SecurityAssociation {
 	out := isakmp.SecurityAssociation{DOI: isakmp.DOIIPsec, Situation: isakmp.SituationIdentityOnly}
+	left := isakmp.MaxTransforms - 1
 	for _, p := range c.Proposals {
-		prop := isakmp.Proposal{Number: uint8(len(out.Proposals) + 1), SPI: be32(uint32(spi))}
+		prop := isakmp.Proposal{Number: uint8(len(out.Proposals) + 1)}
 		for _, t := range p {
-			if t.Group != group || len(prop.Transforms) == 255 {
+			if t.Group != group || t.Protocol == sa.AH && s.encap() || left == 0 {
 				continue
 			}
-			prop.Protocol = protocolIDs[t.Protocol]
+			left--
+			prop.Protocol = protocolID(t.Protocol)
 			prop.Transforms = append(prop.Transforms, isakmp.Transform{
 				Number:     uint8(len(prop.Transforms) + 1),
 				ID:         transformID(t.Suite),
 				Attributes: s.childAttributes(c, t),
 			})
 		}
-		if len(prop.Transforms) > 0 && len(out.Proposals) < 255 {
+		if len(prop.Transforms) > 0 && len(out.Proposals) < isakmp.MaxProposals {
 			out.Proposals = append(out.Proposals, prop)
 		}
 	}
@@ -117,17 +134,16 @@ func readTransform(p sa.Protocol, t isakmp.Transform) (out sa.Transform, encapsu
 	encapsulation = isakmp.EncapTunnel
 	switch p {
 	case sa.ESP:
-		for e, id := range espTransforms {
-			if id == t.ID {
-				out.Encryption, ok = e, true
-			}
-		}
+		var i int
+		i, ok = lookUp(espTransforms[:], t.ID)
+		out.Encryption = sa.Encryption(i)
 	case sa.AH:
-		for i, id := range ahTransforms {
-			if id == t.ID {
-				out.Integrity, ok = i, true
-			}
-		}
+		var i int
+		i, ok = lookUp(ahTransforms[:], t.ID)
+		out.Integrity = sa.Integrity(i)
+	}
+	if !ok {
+		return out, 0, l, false
 	}
 	var seen [isakmp.AttrESN + 1]bool
 	for _, a := range t.Attributes {
@@ -149,14 +165,9 @@ func readTransform(p sa.Protocol, t isakmp.Transform) (out sa.Transform, encapsu
 		case isakmp.AttrEncapsulation:
 			encapsulation = a.Value
 		case isakmp.AttrAuthAlgorithm:
-			auth := sa.IntegrityNone
-			for i, n := range authAlgorithms {
-				if n == a.Value {
-					auth = i
-				}
-			}
-			known = known && auth != sa.IntegrityNone && (p != sa.AH || auth == out.Integrity)
-			out.Integrity = auth
+			i, found := lookUp(authAlgorithms[:], a.Value)
+			known = known && found && (p != sa.AH || sa.Integrity(i) == out.Integrity)
+			out.Integrity = sa.Integrity(i)
 		case isakmp.AttrSAKeyLength:
 			out.KeyBits = a.Value
 		case isakmp.AttrESN:
@@ -172,7 +183,7 @@ func readTransform(p sa.Protocol, t isakmp.Transform) (out sa.Transform, encapsu
 	if out.Encryption == sa.TripleDESCBC && out.KeyBits == 0 {
 		out.KeyBits = 192
 	}
-	return out, encapsulation, l, ok && (p != sa.AH || seen[isakmp.AttrAuthAlgorithm])
+	return out, encapsulation, l, p != sa.AH || seen[isakmp.AttrAuthAlgorithm]
 }
 
 // agreement is what the two ends of a Quick Mode have agreed on.
@@ -183,29 +194,60 @@ type agreement struct {
 	peerSPI   sa.SPI
 }
 
-// chooseChild takes the first of the child's transforms that the peer offers.
-// Proposals of one number are a bundle, which no child has (RFC 2408 section
-// 4.2).
-func (s *ikeSA) chooseChild(c *Child, offer isakmp.SecurityAssociation) (agreement, bool) {
-	count := map[uint8]int{}
-	for _, p := range offer.Proposals {
-		count[p.Number]++
+// offered is a transform that the peer offers and we know.
+type offered struct {
+	sa.Transform
+	encapsulation uint16
+	life          lifetimes
+	proposal      *isakmp.Proposal
+	transform     *isakmp.Transform
+	spi           sa.SPI
+}
+
+// readOffer reads what can be chosen of an offer. Proposals of one number are
+// a bundle, which no child has (RFC 2408 section 4.2). Without a valid SPI
+// there is nothing to send to; badSPI tells that a proposal fell for that.
+func readOffer(offer isakmp.SecurityAssociation) (list []offered, badSPI bool) {
+	for i := range offer.Proposals {
+		p := &offer.Proposals[i]
+		parts := 0
+		for j := range offer.Proposals {
+			if offer.Proposals[j].Number == p.Number {
+				parts++
+			}
+		}
+		proto, ok := protocolOf(p.Protocol)
+		if !ok || parts > 1 {
+			continue
+		}
+		spi, ok := readSPI(p.SPI)
+		if !ok {
+			badSPI = true
+			continue
+		}
+		for j := range p.Transforms {
+			if t, encap, life, ok := readTransform(proto, p.Transforms[j]); ok {
+				list = append(list, offered{t, encap, life, p, &p.Transforms[j], spi})
+			}
+		}
 	}
+	return list, badSPI
+}
+
+// chooseTransform takes the first of the child's transforms that the peer
+// offers.
+func (s *ikeSA) chooseTransform(c *Child, offer isakmp.SecurityAssociation, list []offered) (agreement, bool) {
 	mode := s.encapsulation(c.Mode)
 	for _, ours := range c.Proposals {
 		for _, want := range ours {
-			for _, p := range offer.Proposals {
-				proto, ok := protocolOf(p.Protocol)
-				spi, valid := readSPI(p.SPI)
-				if !ok || !valid || proto != want.Protocol || count[p.Number] > 1 {
-					continue
-				}
-				for _, t := range p.Transforms {
-					got, encap, life, ok := readTransform(proto, t)
-					if ok && got == want && encap == mode {
-						p.Transforms = []isakmp.Transform{t}
-						return agreement{want, life, copySA(offer, p), spi}, true
-					}
+			if want.Protocol == sa.AH && s.encap() {
+				continue
+			}
+			for i := range list {
+				if o := &list[i]; o.Transform == want && o.encapsulation == mode {
+					p := *o.proposal
+					p.Transforms = []isakmp.Transform{*o.transform}
+					return agreement{want, o.life, copySA(offer, p), o.spi}, true
 				}
 			}
 		}
@@ -279,23 +321,31 @@ func describeChild(offer isakmp.SecurityAssociation) string {
 func (x *exchange) chooseChild(local, remote sa.Selector) error {
 	s, q := x.s, x.q
 	found := false
+	list, badSPI := readOffer(q.offer)
+	conns := s.alternatives()
 	for _, equal := range []bool{true, false} {
-		for _, conn := range s.alternatives() {
+		for _, conn := range conns {
 			for _, c := range conn.Children {
+				if c.Manual != nil {
+					continue
+				}
 				l, r, ok := s.fits(c, local, remote, equal)
-				if c.Manual != nil || !ok {
+				if !ok {
 					continue
 				}
 				found = true
-				if a, ok := s.chooseChild(c, q.offer); ok {
+				if a, ok := s.chooseTransform(c, q.offer, list); ok {
 					q.conn, q.cfg, q.agreement, q.local, q.remote = conn, c, a, l, r
 					return nil
 				}
 			}
 		}
 	}
-	if !found {
+	switch {
+	case !found:
 		return refuse(isakmp.InvalidIDInformation, "no child is configured for %s === %s", local, remote)
+	case badSPI:
+		return refuse(isakmp.InvalidSPI, "the peer proposes an SPI that is not one of 4 bytes above 255")
 	}
 	return refuse(isakmp.NoProposalChosen, "none of the proposals is configured for %s === %s: %s", local, remote, describeChild(q.offer))
 }

@@ -26,11 +26,11 @@ func parseSA(body []byte) (isakmp.SecurityAssociation, error) {
 	return p, nil
 }
 
-var ikeCiphers = map[sa.Encryption]uint16{
+var ikeCiphers = [...]uint16{
 	sa.AESCBC: isakmp.CipherAES, sa.TripleDESCBC: isakmp.CipherTripleDES,
 }
 
-var ikeHashes = map[sa.Hash]uint16{
+var ikeHashes = [...]uint16{
 	sa.MD5: isakmp.HashMD5, sa.SHA1: isakmp.HashSHA1, sa.SHA256: isakmp.HashSHA256,
 	sa.SHA384: isakmp.HashSHA384, sa.SHA512: isakmp.HashSHA512,
 }
@@ -73,19 +73,13 @@ func readIKETransform(t isakmp.Transform) (out sa.IKETransform, life time.Durati
 		known := a.Short
 		switch a.Type {
 		case isakmp.AttrEncryption:
-			for e, n := range ikeCiphers {
-				if n == a.Value {
-					out.Encryption = e
-				}
-			}
+			i, ok := lookUp(ikeCiphers[:], a.Value)
+			out.Encryption, known = sa.Encryption(i), known && ok
 		case isakmp.AttrKeyLength:
 			out.KeyBits = a.Value
 		case isakmp.AttrHash:
-			for h, n := range ikeHashes {
-				if n == a.Value {
-					out.Hash = h
-				}
-			}
+			i, ok := lookUp(ikeHashes[:], a.Value)
+			out.Hash, known = sa.Hash(i), known && ok
 		case isakmp.AttrGroup:
 			out.Group = sa.Group(a.Value)
 		case isakmp.AttrAuthMethod:

@@ -27,7 +27,7 @@ func (x *exchange) acceptQuick(m *message) error {
 	if err != nil {
 		return err
 	}
-	if err := checkNonce(nonce, 8); err != nil {
+	if err := checkNonce(nonce, quickNonceLen); err != nil {
 		return err
 	}
 	q.nonce[0] = append([]byte(nil), nonce...)
@@ -200,7 +200,10 @@ func computeQuick(x *exchange) error {
 
 func sendQuick1(x *exchange) ([]isakmp.Payload, error) {
 	s, q := x.s, x.q
-	q.offer = s.childOffer(q.cfg, q.group, 0)
+	q.offer = s.childOffer(q.cfg, q.group)
+	if len(q.offer.Proposals) == 0 {
+		return nil, errors.New("none of the child's proposals can be offered; AH does not pass a NAT")
+	}
 	for i := range q.offer.Proposals {
 		p, _ := protocolOf(q.offer.Proposals[i].Protocol)
 		q.offer.Proposals[i].SPI = be32(uint32(q.spi(p)))
@@ -258,7 +261,7 @@ func receiveQuick2(x *exchange, m *message) error {
 	if err != nil {
 		return err
 	}
-	if err := checkNonce(nonce, 8); err != nil {
+	if err := checkNonce(nonce, quickNonceLen); err != nil {
 		return err
 	}
 	q.nonce[1] = append([]byte(nil), nonce...)
@@ -307,7 +310,7 @@ func receiveQuick3(x *exchange, m *message) error {
 // sendConnected tells a peer that honours the commit bit to go on.
 func sendConnected(x *exchange) error {
 	s := x.s
-	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: protocolIDs[x.q.child.pair.Suite.Protocol],
+	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: protocolID(x.q.child.pair.Suite.Protocol),
 		SPI: be32(uint32(x.q.child.pair.In.SPI)), Type: isakmp.Connected}
 	payloads := s.withHash([][]byte{be32(x.mid)}, isakmp.Payload{Type: isakmp.PayloadNotify, Body: n.Append(nil)})
 	x.lastOut, x.iv = s.encode(isakmp.Informational, x.mid, 0, x.iv, payloads)
@@ -340,7 +343,7 @@ func installPair(x *exchange) error {
 	p.Suite = t.Suite
 	p.Reqid = x.e.reqid(reqidKey{q.conn.Name, q.cfg.Name, q.local, q.remote}, q.cfg.ReqID)
 	p.OriginalLocal, p.OriginalRemote = q.origLocal, q.origRemote
-	id := protocolIDs[t.Protocol]
+	id := protocolID(t.Protocol)
 	keys := func(spi sa.SPI) sa.SA {
 		return saFromKeymat(t.Suite, spi, keymat(s.transform.Hash, s.skeyidD, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
 	}

@@ -58,6 +58,8 @@ type node struct {
 	spi     uint32
 	nat     *simNAT // that the node is behind
 
+	shared []byte // the last g^xy
+
 	// What the engine has taken and must give back.
 	reserved map[sa.SPI]bool
 	keys     map[*simKey]bool
@@ -300,7 +302,7 @@ func (n *node) dh(a ComputeDH) DHResult {
 		if err == nil {
 			var shared []byte
 			shared, err = k.k.ECDH(pub)
-			r.Shared = shared
+			r.Shared, n.shared = shared, append([]byte(nil), shared...)
 		}
 		if err != nil {
 			r.Err = ErrPublic
