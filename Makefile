@@ -30,15 +30,19 @@ help: ## say what there is to make
 setup: ## install the Debian packages that tests and demo need
 	@tests/setup.sh
 
+.PHONY: setup-vm
+setup-vm: ## and those that guests need
+	@tests/vm/setup.sh
+
 .PHONY: demo
 demo: setup build ## two sites in namespaces, then strongSwan as the peer
 	$(GO) build -o bin/demo ./tests/demo
 	@exec bin/demo
 
 .PHONY: test
-test: setup build check ## run every test
+test: setup-vm build check ## run every test
 	$(GO) test -race $(packages)
-	$(GO) test -count=1 -parallel 4 -timeout 20m $(systems)
+	$(GO) test -count=1 -p 1 -parallel 4 -timeout 20m $(systems)
 
 .PHONY: check
 check: ## gofmt and go vet
@@ -49,6 +53,10 @@ check: ## gofmt and go vet
 .PHONY: interop
 interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
 	$(GO) test -count=1 -parallel 4 -timeout 20m -v $(ARGS) ./tests/interop
+
+.PHONY: vm
+vm: setup-vm build ## the tests in guests with Debian kernels, each case shown; VM_RUN chooses some
+	$(GO) test -count=1 -timeout 30m -v $(ARGS) ./tests/vm
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,7 @@ var initScript []byte
 // Job is what a guest does.
 type Job struct {
 	Modules []string // by name or, where they were built here, by file
+	IP      string   // an ip(8) to use instead of the machine's
 	Dir     string   // working directory
 	Command []string // program and arguments
 	Env     []string
@@ -151,9 +153,8 @@ func (k *Kernel) script(j Job) string {
 	b.WriteString("exec >/dev/ttyS1 2>&1\n")
 	line("mkdir", "-p", "/usr/lib/modules/"+k.Release)
 	line("mount", "--bind", k.modules(), "/usr/lib/modules/"+k.Release)
-	// An ip(8) that knows packet offload.
-	if tool := filepath.Join(k.dir, "bin/ip"); fileExists(tool) {
-		b.WriteString("mount --bind " + quote(tool) + " \"$(readlink -f \"$(command -v ip)\")\"\n")
+	if j.IP != "" {
+		b.WriteString("mount --bind " + quote(j.IP) + " \"$(readlink -f \"$(command -v ip)\")\"\n")
 	}
 	for _, m := range j.Modules {
 		if filepath.IsAbs(m) {
@@ -164,15 +165,10 @@ func (k *Kernel) script(j Job) string {
 	}
 	b.WriteString("echo VMREADY \"$(cut -d' ' -f1 /proc/uptime)\"\n")
 	line("cd", j.Dir)
-	b.WriteString("env ")
-	line(append(append([]string{}, j.Env...), j.Command...)...)
-	b.WriteString("echo; echo VMEXIT $?\nexec >/dev/null 2>&1\n/bin/busybox poweroff -f\n")
-	return strings.Replace(b.String(), "echo; echo VMEXIT $?", "s=$?; echo; echo VMEXIT $s", 1)
-}
-
-func fileExists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
+	line(slices.Concat([]string{"env"}, j.Env, j.Command)...)
+	// The port is closed, and thereby drained, before the machine goes.
+	b.WriteString("status=$?\necho\necho VMEXIT $status\nexec >/dev/null 2>&1\n/bin/busybox poweroff -f\n")
+	return b.String()
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

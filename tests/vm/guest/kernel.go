@@ -25,7 +25,8 @@ type Source struct {
 	// release's codename; the empty name stands for all others.
 	Suites map[string]string
 	// Devel has what builds modules taken as well: headers, and the source of
-	// drivers that Debian does not build.
+	// drivers that Debian does not build; and an ip(8) that knows what the
+	// kernel does.
 	Devel bool
 }
 
@@ -131,6 +132,9 @@ func (k *Kernel) vmlinux() string { return filepath.Join(k.dir, "vmlinux") }
 
 // modules is the directory that has the kernel's modules below lib/modules.
 func (k *Kernel) modules() string { return filepath.Join(k.dir, "lib/modules", k.Release) }
+
+// IP is the ip(8) that came with the kernel, if it was taken with Devel.
+func (k *Kernel) IP() string { return filepath.Join(k.dir, "bin/ip") }
 
 // headers is where modules are built against.
 func (k *Kernel) headers() string { return filepath.Join(k.dir, "usr/src/linux-headers-"+k.Release) }

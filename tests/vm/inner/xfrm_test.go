@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inner
+
+import (
+	"cmp"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"quicksand/tests/harness"
+)
+
+// gcmKey is a key of AES-128 with its salt.
+const gcmKey = "3132333435363738393031323334353664636261"
+
+// sa is a state that ip(8) installs.
+type sa struct {
+	src, dst string
+	spi      uint32
+	mode     string
+	offload  string // "packet", "crypto", or empty for software
+	dev, dir string // of the offload
+	key      string // in hexadecimal; gcmKey by default
+	icv      int    // in bits; 128 by default
+	reqid    int    // 1 by default
+	extra    string // further words
+}
+
+func (s sa) add(h *harness.Host) error {
+	key, icv, reqid := cmp.Or(s.key, gcmKey), cmp.Or(s.icv, 128), cmp.Or(s.reqid, 1)
+	words := fmt.Sprintf("xfrm state add src %s dst %s proto esp spi %#x reqid %d mode %s %s aead rfc4106(gcm(aes)) 0x%s %d",
+		s.src, s.dst, s.spi, reqid, s.mode, s.extra, key, icv)
+	switch s.offload {
+	case "packet":
+		words += " offload packet dev " + s.dev + " dir " + s.dir
+	case "crypto":
+		words += " offload dev " + s.dev + " dir " + s.dir
+	}
+	_, err := h.Run("ip", strings.Fields(words)...)
+	return err
+}
+
+// ip runs ip(8) where the test runs.
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// states is what the kernel holds in the host, as ip(8) shows it.
+func states(t *testing.T, h *harness.Host) string {
+	t.Helper()
+	out, err := h.Run("ip", "-s", "xfrm", "state")
+	ok(t, err)
+	return out
+}
+
+// refused fails unless the error has the words.
+func refused(t *testing.T, err error, words string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("it was taken, and should have been refused with %s", strconv.Quote(words))
+	} else if !strings.Contains(err.Error(), words) {
+		t.Errorf("it was refused with other words than %s: %v", strconv.Quote(words), err)
+	}
+}
