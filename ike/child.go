@@ -327,11 +327,12 @@ func (c *child) remove(notify bool) {
 	}
 	delete(e.children, c.pair.ID)
 	e.dropReqid(c)
-	if c.live() {
+	wasLive := c.live()
+	c.state = ChildDeleted
+	if wasLive {
 		e.log(s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} closed: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
 		e.emit(ChildUpdown{Up: false, IKE: ike, Child: c.info()})
 	}
-	c.state = ChildDeleted
 }
 
 // removeAll takes children out and returns those that were in use.

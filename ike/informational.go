@@ -39,11 +39,15 @@ func (s *ikeSA) receiveInformational(m *message) {
 	if last == nil {
 		last = s.main.iv
 	}
-	if err := m.decrypt(s.cipher, phase2IV(s.transform.Hash, last, mid)); err != nil {
-		e.reject(s, m, err)
-		return
+	err := m.decrypt(s.cipher, phase2IV(s.transform.Hash, last, mid))
+	if err == nil {
+		err = s.checkHash(m, [][]byte{be32(mid)}, true)
 	}
-	if err := s.checkHash(m, [][]byte{be32(mid)}, true); err != nil {
+	if err != nil && s.state == IKEConnecting {
+		// What a peer says that could make no sense of our message 5.
+		err = drop("ike.rx.undecryptable", "the answer makes no sense when decrypted; most likely the pre-shared keys differ")
+	}
+	if err != nil {
 		e.reject(s, m, err)
 		return
 	}
@@ -315,8 +319,9 @@ func (x *exchange) notifyRefusal(r *refusal) {
 // complainEvery bounds what garbage can make us send.
 const complainEvery = time.Second
 
-// complain answers a Quick Mode message that could not be read, now and then.
-func (s *ikeSA) complain(_ uint32, t isakmp.NotifyType) {
+// complain answers a Quick Mode message that proves nothing, now and then. It
+// is about no exchange: the peer must not end one for it.
+func (s *ikeSA) complain(t isakmp.NotifyType) {
 	if s.e.now.Sub(s.dpdState.complained) < complainEvery {
 		return
 	}
