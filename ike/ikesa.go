@@ -53,6 +53,7 @@ type ikeSA struct {
 	begun, established   time.Time
 	rekeyAt, expireAt    *timer
 	keepalive, dpd, doom *timer
+	forget               *timer // of what is finished
 	lastHeard            time.Time
 	dpdState             dpdState
 	renews               *ikeSA // the IKE SA that this one is to replace
@@ -66,7 +67,7 @@ type finished struct {
 	end  time.Time
 }
 
-const maxFinished = 32
+const maxFinished = 2 * maxPending
 
 // midSet remembers the last message ids that were used, ours and the peer's.
 type midSet struct {
@@ -324,7 +325,7 @@ func (s *ikeSA) remove(err error) {
 	if e.sas[s.cookies] == s { // a peer may have taken our own cookie
 		delete(e.sas, s.cookies)
 	}
-	for _, t := range []*timer{s.rekeyAt, s.expireAt, s.keepalive, s.dpd, s.doom} {
+	for _, t := range []*timer{s.rekeyAt, s.expireAt, s.keepalive, s.dpd, s.doom, s.forget} {
 		e.stop(t)
 	}
 	up := !s.established.IsZero()

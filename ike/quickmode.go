@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"quicksand/ike/isakmp"
 	"quicksand/sa"
@@ -49,8 +50,23 @@ func init() {
 func peerCommits(x *exchange) bool { return x.q.peerCommits }
 func weCommit(x *exchange) bool    { return x.q.weCommit }
 
-// maxPending bounds the Quick Modes that one peer may have under way with us.
+// maxPending bounds the Quick Modes that one peer may have under way with us,
+// beside our own with it.
 const maxPending = 64
+
+// pending counts the Quick Modes that the peer has under way.
+func (s *ikeSA) pending() int {
+	if len(s.quick) < maxPending {
+		return len(s.quick)
+	}
+	n := 0
+	for _, x := range s.quick {
+		if !x.initiator {
+			n++
+		}
+	}
+	return n
+}
 
 // quickMode is what Quick Mode needs until it is done.
 type quickMode struct {
@@ -136,8 +152,12 @@ func (s *ikeSA) receiveQuick(m *message) {
 	case s.state == IKEConnecting:
 		e.reject(s, m, drop("ike.rx.out-of-order", "Main Mode is not done"))
 		return
-	case mid == 0 || m.h.Flags&isakmp.Encrypted == 0:
-		e.reject(s, m, drop("ike.rx.malformed", "a Quick Mode message in clear or without a message id"))
+	case m.h.Flags&isakmp.Encrypted == 0:
+		e.reject(s, m, drop("ike.rx.malformed", "a Quick Mode message in clear"))
+		return
+	case mid == 0:
+		e.reject(s, m, drop("ike.rx.malformed", "a Quick Mode message without a message id"))
+		s.complain(isakmp.InvalidMessageID)
 		return
 	}
 	if x := s.quick[mid]; x != nil {
@@ -158,18 +178,18 @@ func (s *ikeSA) receiveQuick(m *message) {
 		e.reject(s, m, drop("ike.rx.replayed", "the message id was used before"))
 		return
 	}
-	if len(s.quick) >= maxPending {
-		e.reject(s, m, drop("ike.rx.quick-limit", "%d Quick Modes are under way", len(s.quick)))
+	if n := s.pending(); n >= maxPending {
+		e.reject(s, m, drop("ike.rx.quick-limit", "%d Quick Modes of the peer are under way", n))
 		return
 	}
 	if err := m.decrypt(s.cipher, phase2IV(s.transform.Hash, s.lastIV, mid)); err != nil {
 		e.reject(s, m, err)
-		s.complain(mid, isakmp.PayloadMalformed)
+		s.complain(isakmp.PayloadMalformed)
 		return
 	}
 	if err := s.checkHash(m, [][]byte{be32(mid)}, true); err != nil {
 		e.reject(s, m, err)
-		s.complain(mid, isakmp.InvalidHashInformation)
+		s.complain(isakmp.InvalidHashInformation)
 		return
 	}
 	s.mids.add(mid)
@@ -187,7 +207,7 @@ func (s *ikeSA) receiveQuick(m *message) {
 // repeatFinished answers a repeat of a finished exchange's last message.
 func (s *ikeSA) repeatFinished(m *message) bool {
 	for _, f := range s.finished {
-		if f.sum == m.sum && s.e.now.Before(f.end) {
+		if f.sum == m.sum {
 			s.e.count("ike.rx.repeats")
 			if f.data != nil {
 				s.transmit(f.data)
@@ -200,13 +220,23 @@ func (s *ikeSA) repeatFinished(m *message) bool {
 
 // keepAnswer has a repeat of the exchange's last message answered for a while.
 func (s *ikeSA) keepAnswer(x *exchange, data []byte) {
-	f := finished{x.lastIn, data, s.e.now.Add(linger)}
 	if len(s.finished) >= maxFinished {
-		copy(s.finished, s.finished[1:])
-		s.finished[len(s.finished)-1] = f
+		s.finished = slices.Delete(s.finished, 0, 1)
+	}
+	s.finished = append(s.finished, finished{x.lastIn, data, s.e.now.Add(linger)})
+	if len(s.finished) == 1 {
+		s.forget = s.e.after(linger, s.forgetAnswers)
+	}
+}
+
+// forgetAnswers drops the answers that no repeat will ask for any more.
+func (s *ikeSA) forgetAnswers() {
+	s.finished = slices.DeleteFunc(s.finished, func(f finished) bool { return !s.e.now.Before(f.end) })
+	if len(s.finished) == 0 {
+		s.finished = nil
 		return
 	}
-	s.finished = append(s.finished, f)
+	s.forget = s.e.after(s.finished[0].end.Sub(s.e.now), s.forgetAnswers)
 }
 
 // finishQuick puts the new pair to use.
