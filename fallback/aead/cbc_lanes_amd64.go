@@ -51,55 +51,53 @@ func newAESKey(key []byte) *aesKey {
 	return k
 }
 
-// cbcLanes is what the kernels read: a pointer to the payload of each packet,
+// cbcLanes is the work of a group: a pointer to the payload of each packet,
 // which stands behind its IV, and its length in blocks. The assembly knows the
 // layout.
 type cbcLanes struct {
 	ptr    [groupSize]unsafe.Pointer
 	blocks [groupSize]uint64
-	aside  [aesBlock]byte // the work of lanes that have none
 }
 
-// encrypt encrypts the first n lanes' payloads, the longest first.
+// Numbers of packets that the kernels encrypt at a time.
+const (
+	wideLanes   = 16
+	narrowLanes = 8
+)
+
+// encrypt encrypts the first n lanes' payloads. The kernels take packets of one
+// length: they run until the shortest comes to its end, and go on without it,
+// and with the next.
 func (l *cbcLanes) encrypt(k *aesKey, n int, wide bool) {
-	if !wide {
-		l.encryptNarrow(k, n)
-		return
+	var ptr [wideLanes]unsafe.Pointer
+	var left [wideLanes]uint64
+	width := narrowLanes
+	if wide {
+		width = wideLanes
 	}
-	for i := n; i < groupSize; i++ {
-		l.ptr[i] = unsafe.Pointer(&l.aside)
-		l.blocks[i] = 0
-	}
-	if rows := l.blocks[0]; rows > 0 {
-		cbcEncryptVAES(&k.enc, k.rounds, l, int(rows))
-	}
-}
-
-// narrowLanes is the number of packets that the kernel for AES-NI works on.
-const narrowLanes = 8
-
-// encryptNarrow gives the kernel a new packet for each that has come to its
-// end.
-func (l *cbcLanes) encryptNarrow(k *aesKey, n int) {
-	var ptr [narrowLanes]unsafe.Pointer
-	var left [narrowLanes]uint64
 	next, active := 0, 0
 	for {
-		for ; active < narrowLanes && next < n && l.blocks[next] > 0; next++ {
-			ptr[active], left[active] = l.ptr[next], l.blocks[next]
-			active++
+		for ; active < width && next < n; next++ {
+			if l.blocks[next] > 0 {
+				ptr[active], left[active] = l.ptr[next], l.blocks[next]
+				active++
+			}
 		}
 		if active == 0 {
 			return
 		}
 		rows := left[0]
-		for i := 1; i < active; i++ {
-			rows = min(rows, left[i])
+		for _, b := range left[1:active] {
+			rows = min(rows, b)
 		}
-		for i := active; i < narrowLanes; i++ {
+		for i := active; i < width; i++ {
 			ptr[i] = ptr[0] // the same work, with the same outcome
 		}
-		cbcEncryptAESNI(&k.enc, k.rounds, &ptr, int(rows))
+		if wide {
+			cbcEncryptVAES(&k.enc, k.rounds, &ptr, int(rows))
+		} else {
+			cbcEncryptAESNI(&k.enc, k.rounds, &ptr, int(rows))
+		}
 		still := 0
 		for i := range active {
 			if left[i] -= rows; left[i] > 0 {
@@ -160,21 +158,21 @@ func (v *ivBatch) next(jobs []job) {
 	}
 }
 
-// cbcEncryptVAES encrypts rows blocks at most of each of sixteen packets.
+// cbcEncryptVAES encrypts rows blocks of each of sixteen packets, of which
+// several may be the same.
 //
 //go:noescape
-func cbcEncryptVAES(keys *[15][aesBlock]byte, rounds int, lanes *cbcLanes, rows int)
+func cbcEncryptVAES(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
 
 // cbcDecryptVAES decrypts the payloads of n packets.
 //
 //go:noescape
 func cbcDecryptVAES(keys *[15][aesBlock]byte, rounds int, lanes *cbcLanes, n int)
 
-// cbcEncryptAESNI encrypts rows blocks of each of eight packets, of which
-// several may be the same.
+// cbcEncryptAESNI is cbcEncryptVAES for the first eight packets.
 //
 //go:noescape
-func cbcEncryptAESNI(keys *[15][aesBlock]byte, rounds int, lanes *[narrowLanes]unsafe.Pointer, rows int)
+func cbcEncryptAESNI(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
 
 // cbcDecryptAESNI decrypts the blocks at ptr, before which stands their IV.
 //

@@ -8,7 +8,7 @@
 
 // func cbcEncryptVAES(keys *byte, rounds int, lanes *byte, rows int)
 // Requires: AVX, AVX512F, AVX512VL, VAES
-TEXT ·cbcEncryptVAES(SB), NOSPLIT, $128-32
+TEXT ·cbcEncryptVAES(SB), NOSPLIT, $0-32
 	MOVQ            keys+0(FP), AX
 	MOVQ            rounds+8(FP), CX
 	MOVQ            lanes+16(FP), DX
@@ -31,100 +31,77 @@ TEXT ·cbcEncryptVAES(SB), NOSPLIT, $128-32
 	MOVQ            CX, SI
 	SHLQ            $0x04, SI
 	VBROADCASTI32X4 (AX)(SI*1), Z31
-	VPXORQ          Z15, Z15, Z15
-	MOVQ            $0x0000000000000001, AX
-	VPBROADCASTQ    AX, Z12
-	VPSLLQ          $0x04, Z12, Z13
-	LEAQ            256(DX), AX
-	VPBROADCASTQ    AX, Z14
-	VMOVDQU64       (DX), Z8
-	VMOVDQU64       128(DX), Z10
-	VMOVDQU64       64(DX), Z9
-	VMOVDQU64       192(DX), Z11
+	XORQ            SI, SI
 	MOVQ            (DX), AX
-	VMOVDQU64       -16(AX), X0
+	VMOVDQU64       -16(AX)(SI*1), X0
 	MOVQ            8(DX), AX
-	VINSERTI32X4    $0x01, -16(AX), Z0, Z0
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z0, Z0
 	MOVQ            16(DX), AX
-	VINSERTI32X4    $0x02, -16(AX), Z0, Z0
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z0, Z0
 	MOVQ            24(DX), AX
-	VINSERTI32X4    $0x03, -16(AX), Z0, Z0
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z0, Z0
 	MOVQ            32(DX), AX
-	VMOVDQU64       -16(AX), X1
+	VMOVDQU64       -16(AX)(SI*1), X1
 	MOVQ            40(DX), AX
-	VINSERTI32X4    $0x01, -16(AX), Z1, Z1
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z1, Z1
 	MOVQ            48(DX), AX
-	VINSERTI32X4    $0x02, -16(AX), Z1, Z1
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z1, Z1
 	MOVQ            56(DX), AX
-	VINSERTI32X4    $0x03, -16(AX), Z1, Z1
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z1, Z1
 	MOVQ            64(DX), AX
-	VMOVDQU64       -16(AX), X2
+	VMOVDQU64       -16(AX)(SI*1), X2
 	MOVQ            72(DX), AX
-	VINSERTI32X4    $0x01, -16(AX), Z2, Z2
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z2, Z2
 	MOVQ            80(DX), AX
-	VINSERTI32X4    $0x02, -16(AX), Z2, Z2
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z2, Z2
 	MOVQ            88(DX), AX
-	VINSERTI32X4    $0x03, -16(AX), Z2, Z2
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z2, Z2
 	MOVQ            96(DX), AX
-	VMOVDQU64       -16(AX), X3
+	VMOVDQU64       -16(AX)(SI*1), X3
 	MOVQ            104(DX), AX
-	VINSERTI32X4    $0x01, -16(AX), Z3, Z3
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z3, Z3
 	MOVQ            112(DX), AX
-	VINSERTI32X4    $0x02, -16(AX), Z3, Z3
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z3, Z3
 	MOVQ            120(DX), AX
-	VINSERTI32X4    $0x03, -16(AX), Z3, Z3
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z3, Z3
 
 row:
-	VPCMPUQ      $0x04, Z15, Z10, K1
-	VPBLENDMQ    Z8, Z14, K1, Z4
-	VMOVDQU64    Z4, (SP)
-	VPSUBQ       Z12, Z10, K1, Z10
-	VPADDQ       Z13, Z8, Z8
-	VPCMPUQ      $0x04, Z15, Z11, K1
-	VPBLENDMQ    Z9, Z14, K1, Z4
-	VMOVDQU64    Z4, 64(SP)
-	VPSUBQ       Z12, Z11, K1, Z11
-	VPADDQ       Z13, Z9, Z9
-	MOVQ         (SP), AX
-	VMOVDQU64    (AX), X4
-	MOVQ         8(SP), AX
-	VINSERTI32X4 $0x01, (AX), Z4, Z4
-	MOVQ         16(SP), AX
-	VINSERTI32X4 $0x02, (AX), Z4, Z4
-	MOVQ         24(SP), AX
-	VINSERTI32X4 $0x03, (AX), Z4, Z4
-	VPXORQ       Z16, Z4, Z4
-	VPXORQ       Z4, Z0, Z0
-	MOVQ         32(SP), AX
-	VMOVDQU64    (AX), X5
-	MOVQ         40(SP), AX
-	VINSERTI32X4 $0x01, (AX), Z5, Z5
-	MOVQ         48(SP), AX
-	VINSERTI32X4 $0x02, (AX), Z5, Z5
-	MOVQ         56(SP), AX
-	VINSERTI32X4 $0x03, (AX), Z5, Z5
-	VPXORQ       Z16, Z5, Z5
-	VPXORQ       Z5, Z1, Z1
-	MOVQ         64(SP), AX
-	VMOVDQU64    (AX), X6
-	MOVQ         72(SP), AX
-	VINSERTI32X4 $0x01, (AX), Z6, Z6
-	MOVQ         80(SP), AX
-	VINSERTI32X4 $0x02, (AX), Z6, Z6
-	MOVQ         88(SP), AX
-	VINSERTI32X4 $0x03, (AX), Z6, Z6
-	VPXORQ       Z16, Z6, Z6
-	VPXORQ       Z6, Z2, Z2
-	MOVQ         96(SP), AX
-	VMOVDQU64    (AX), X7
-	MOVQ         104(SP), AX
-	VINSERTI32X4 $0x01, (AX), Z7, Z7
-	MOVQ         112(SP), AX
-	VINSERTI32X4 $0x02, (AX), Z7, Z7
-	MOVQ         120(SP), AX
-	VINSERTI32X4 $0x03, (AX), Z7, Z7
-	VPXORQ       Z16, Z7, Z7
-	VPXORQ       Z7, Z3, Z3
+	MOVQ         (DX), AX
+	VMOVDQU64    (AX)(SI*1), X4
+	MOVQ         8(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z4, Z4
+	MOVQ         16(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z4, Z4
+	MOVQ         24(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z4, Z4
+	VPTERNLOGQ   $0x96, Z16, Z4, Z0
+	MOVQ         32(DX), AX
+	VMOVDQU64    (AX)(SI*1), X5
+	MOVQ         40(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z5, Z5
+	MOVQ         48(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z5, Z5
+	MOVQ         56(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z5, Z5
+	VPTERNLOGQ   $0x96, Z16, Z5, Z1
+	MOVQ         64(DX), AX
+	VMOVDQU64    (AX)(SI*1), X6
+	MOVQ         72(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z6, Z6
+	MOVQ         80(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z6, Z6
+	MOVQ         88(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z6, Z6
+	VPTERNLOGQ   $0x96, Z16, Z6, Z2
+	MOVQ         96(DX), AX
+	VMOVDQU64    (AX)(SI*1), X7
+	MOVQ         104(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z7, Z7
+	MOVQ         112(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z7, Z7
+	MOVQ         120(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z7, Z7
+	VPTERNLOGQ   $0x96, Z16, Z7, Z3
 	VAESENC      Z17, Z0, Z0
 	VAESENC      Z17, Z1, Z1
 	VAESENC      Z17, Z2, Z2
@@ -187,38 +164,39 @@ last:
 	VAESENCLAST   Z31, Z1, Z1
 	VAESENCLAST   Z31, Z2, Z2
 	VAESENCLAST   Z31, Z3, Z3
-	MOVQ          (SP), AX
-	VMOVDQU       X0, (AX)
-	MOVQ          8(SP), AX
-	VEXTRACTI32X4 $0x01, Z0, (AX)
-	MOVQ          16(SP), AX
-	VEXTRACTI32X4 $0x02, Z0, (AX)
-	MOVQ          24(SP), AX
-	VEXTRACTI32X4 $0x03, Z0, (AX)
-	MOVQ          32(SP), AX
-	VMOVDQU       X1, (AX)
-	MOVQ          40(SP), AX
-	VEXTRACTI32X4 $0x01, Z1, (AX)
-	MOVQ          48(SP), AX
-	VEXTRACTI32X4 $0x02, Z1, (AX)
-	MOVQ          56(SP), AX
-	VEXTRACTI32X4 $0x03, Z1, (AX)
-	MOVQ          64(SP), AX
-	VMOVDQU       X2, (AX)
-	MOVQ          72(SP), AX
-	VEXTRACTI32X4 $0x01, Z2, (AX)
-	MOVQ          80(SP), AX
-	VEXTRACTI32X4 $0x02, Z2, (AX)
-	MOVQ          88(SP), AX
-	VEXTRACTI32X4 $0x03, Z2, (AX)
-	MOVQ          96(SP), AX
-	VMOVDQU       X3, (AX)
-	MOVQ          104(SP), AX
-	VEXTRACTI32X4 $0x01, Z3, (AX)
-	MOVQ          112(SP), AX
-	VEXTRACTI32X4 $0x02, Z3, (AX)
-	MOVQ          120(SP), AX
-	VEXTRACTI32X4 $0x03, Z3, (AX)
+	MOVQ          (DX), AX
+	VMOVDQU       X0, (AX)(SI*1)
+	MOVQ          8(DX), AX
+	VEXTRACTI32X4 $0x01, Z0, (AX)(SI*1)
+	MOVQ          16(DX), AX
+	VEXTRACTI32X4 $0x02, Z0, (AX)(SI*1)
+	MOVQ          24(DX), AX
+	VEXTRACTI32X4 $0x03, Z0, (AX)(SI*1)
+	MOVQ          32(DX), AX
+	VMOVDQU       X1, (AX)(SI*1)
+	MOVQ          40(DX), AX
+	VEXTRACTI32X4 $0x01, Z1, (AX)(SI*1)
+	MOVQ          48(DX), AX
+	VEXTRACTI32X4 $0x02, Z1, (AX)(SI*1)
+	MOVQ          56(DX), AX
+	VEXTRACTI32X4 $0x03, Z1, (AX)(SI*1)
+	MOVQ          64(DX), AX
+	VMOVDQU       X2, (AX)(SI*1)
+	MOVQ          72(DX), AX
+	VEXTRACTI32X4 $0x01, Z2, (AX)(SI*1)
+	MOVQ          80(DX), AX
+	VEXTRACTI32X4 $0x02, Z2, (AX)(SI*1)
+	MOVQ          88(DX), AX
+	VEXTRACTI32X4 $0x03, Z2, (AX)(SI*1)
+	MOVQ          96(DX), AX
+	VMOVDQU       X3, (AX)(SI*1)
+	MOVQ          104(DX), AX
+	VEXTRACTI32X4 $0x01, Z3, (AX)(SI*1)
+	MOVQ          112(DX), AX
+	VEXTRACTI32X4 $0x02, Z3, (AX)(SI*1)
+	MOVQ          120(DX), AX
+	VEXTRACTI32X4 $0x03, Z3, (AX)(SI*1)
+	ADDQ          $0x10, SI
 	DECQ          BX
 	JNZ           row
 	VPXORD        Z16, Z16, Z16

@@ -26,8 +26,8 @@ type hmacKernel struct {
 }
 
 var hmacKernels = map[sa.Integrity]hmacKernel{
-	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 60, 10},
-	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 100, 10},
+	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 41, 10},
+	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 90, 10},
 	sa.HMACSHA384: {8, 8, hmacSHA384Lanes, nil, nil, 1, 0},
 	sa.HMACSHA512: {8, 8, hmacSHA512Lanes, nil, nil, 1, 0},
 }
@@ -175,8 +175,10 @@ func (m *hmacBatch) prepare(lane int, j *job) {
 	binary.BigEndian.PutUint64(t[size-8:], bits)
 
 	l := &m.lanes
-	l.data[lane] = unsafe.Pointer(&d[0])
-	l.tail[lane] = unsafe.Pointer(t)
+	l.data[lane], l.tail[lane] = unsafe.Pointer(&d[0]), unsafe.Pointer(t)
+	if whole == 0 {
+		l.data[lane] = unsafe.Pointer(t)
+	}
 	l.whole[lane] = uint32(whole)
 	l.total[lane] = uint32(whole + size/block)
 }

@@ -50,15 +50,6 @@ TEXT ·hmacSHA1Lanes(SB), NOSPLIT, $0-32
 	XORQ         CX, CX
 
 block:
-	VPBROADCASTD    CX, Z8
-	VPCMPUD         $0x00, 256(AX), Z8, K1
-	VMOVDQU64       (AX), Z9
-	VMOVDQU64       128(AX), K1, Z9
-	VMOVDQU64       Z9, (AX)
-	KSHIFTRW        $0x08, K1, K1
-	VMOVDQU64       64(AX), Z9
-	VMOVDQU64       192(AX), K1, Z9
-	VMOVDQU64       Z9, 64(AX)
 	MOVQ            (AX), SI
 	MOVQ            32(AX), DI
 	MOVQ            64(AX), R8
@@ -193,14 +184,18 @@ block:
 	INCQ            CX
 	VPBROADCASTD    CX, Z8
 	VPCMPUD         $0x01, 320(AX), Z8, K2
+	VPCMPUD         $0x00, 256(AX), Z8, K3
 	MOVQ            $0x0000000000000040, SI
 	VPBROADCASTQ    SI, Z10
 	VMOVDQU64       (AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       128(AX), K3, Z9
 	VMOVDQU64       Z9, (AX)
 	KSHIFTRW        $0x08, K2, K2
+	KSHIFTRW        $0x08, K3, K3
 	VMOVDQU64       64(AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       192(AX), K3, Z9
 	VMOVDQU64       Z9, 64(AX)
 
 compress:
@@ -1241,15 +1236,6 @@ TEXT ·hmacSHA256Lanes(SB), NOSPLIT, $0-32
 	XORQ         CX, CX
 
 block:
-	VPBROADCASTD    CX, Z8
-	VPCMPUD         $0x00, 256(AX), Z8, K1
-	VMOVDQU64       (AX), Z9
-	VMOVDQU64       128(AX), K1, Z9
-	VMOVDQU64       Z9, (AX)
-	KSHIFTRW        $0x08, K1, K1
-	VMOVDQU64       64(AX), Z9
-	VMOVDQU64       192(AX), K1, Z9
-	VMOVDQU64       Z9, 64(AX)
 	MOVQ            (AX), SI
 	MOVQ            32(AX), DI
 	MOVQ            64(AX), R8
@@ -1384,14 +1370,18 @@ block:
 	INCQ            CX
 	VPBROADCASTD    CX, Z8
 	VPCMPUD         $0x01, 320(AX), Z8, K2
+	VPCMPUD         $0x00, 256(AX), Z8, K3
 	MOVQ            $0x0000000000000040, SI
 	VPBROADCASTQ    SI, Z10
 	VMOVDQU64       (AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       128(AX), K3, Z9
 	VMOVDQU64       Z9, (AX)
 	KSHIFTRW        $0x08, K2, K2
+	KSHIFTRW        $0x08, K3, K3
 	VMOVDQU64       64(AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       192(AX), K3, Z9
 	VMOVDQU64       Z9, 64(AX)
 
 compress:
@@ -3390,12 +3380,6 @@ TEXT ·hmacSHA512Lanes(SB), NOSPLIT, $0-32
 	XORQ         CX, CX
 
 block:
-	VPBROADCASTD    CX, Z8
-	VPCMPUD         $0x00, 256(AX), Z8, K1
-	VMOVDQU64       (AX), Z9
-	VMOVDQU64       128(AX), K1, Z9
-	VMOVDQU64       Z9, (AX)
-	KSHIFTRW        $0x08, K1, K1
 	MOVQ            (AX), SI
 	MOVQ            16(AX), DI
 	MOVQ            32(AX), R8
@@ -3506,12 +3490,15 @@ block:
 	INCQ            CX
 	VPBROADCASTD    CX, Z8
 	VPCMPUD         $0x01, 320(AX), Z8, K2
+	VPCMPUD         $0x00, 256(AX), Z8, K3
 	MOVQ            $0x0000000000000080, SI
 	VPBROADCASTQ    SI, Z10
 	VMOVDQU64       (AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       128(AX), K3, Z9
 	VMOVDQU64       Z9, (AX)
 	KSHIFTRW        $0x08, K2, K2
+	KSHIFTRW        $0x08, K3, K3
 
 compress:
 	VPADDQ.BCST  SHA512Constants<>+0(SB), Z7, Z7
@@ -5907,12 +5894,6 @@ TEXT ·hmacSHA384Lanes(SB), NOSPLIT, $0-32
 	XORQ         CX, CX
 
 block:
-	VPBROADCASTD    CX, Z8
-	VPCMPUD         $0x00, 256(AX), Z8, K1
-	VMOVDQU64       (AX), Z9
-	VMOVDQU64       128(AX), K1, Z9
-	VMOVDQU64       Z9, (AX)
-	KSHIFTRW        $0x08, K1, K1
 	MOVQ            (AX), SI
 	MOVQ            16(AX), DI
 	MOVQ            32(AX), R8
@@ -6023,12 +6004,15 @@ block:
 	INCQ            CX
 	VPBROADCASTD    CX, Z8
 	VPCMPUD         $0x01, 320(AX), Z8, K2
+	VPCMPUD         $0x00, 256(AX), Z8, K3
 	MOVQ            $0x0000000000000080, SI
 	VPBROADCASTQ    SI, Z10
 	VMOVDQU64       (AX), Z9
 	VPADDQ          Z10, Z9, K2, Z9
+	VMOVDQU64       128(AX), K3, Z9
 	VMOVDQU64       Z9, (AX)
 	KSHIFTRW        $0x08, K2, K2
+	KSHIFTRW        $0x08, K3, K3
 
 compress:
 	VPADDQ.BCST  SHA512Constants<>+0(SB), Z7, Z7

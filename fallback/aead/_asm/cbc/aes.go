@@ -16,7 +16,6 @@ const noSplit = attr.NOSPLIT
 const (
 	lanePtr    = 0
 	laneBlocks = 128
-	laneDummy  = 256
 )
 
 var (
@@ -64,8 +63,8 @@ func (g *generator) broadcastKeys(keys, rounds reg.Register) {
 	g.VBROADCASTI32X4(Mem{Base: keys, Index: at, Scale: 1}, zmm[31])
 }
 
-// cbcEncryptVAES works on a block of each of sixteen packets at a time. Lanes
-// that are through read and write memory aside.
+// cbcEncryptVAES works on a block of each of sixteen packets at a time, of
+// which all have as many blocks.
 func (g *generator) cbcEncryptVAES() {
 	g.function("cbcEncryptVAES", "(keys *byte, rounds int, lanes *byte, rows int)")
 	keys := g.Load(g.Param("keys"), g.GP64())
@@ -73,52 +72,23 @@ func (g *generator) cbcEncryptVAES() {
 	lanes := g.Load(g.Param("lanes"), g.GP64())
 	rows := g.Load(g.Param("rows"), g.GP64())
 	g.broadcastKeys(keys, rounds)
-
-	state := zmm[0:4]
-	text := zmm[4:8]
-	ptr := zmm[8:10]
-	left := zmm[10:12]
-	one, block, dummy := zmm[12], zmm[13], zmm[14]
-	zero := zmm[15]
-	addr := g.AllocLocal(128)
-
-	g.VPXORQ(zero, zero, zero)
-	tmp := g.GP64()
-	g.MOVQ(U64(1), tmp)
-	g.VPBROADCASTQ(tmp, one)
-	g.VPSLLQ(Imm(4), one, block)
-	g.LEAQ(Mem{Base: lanes, Disp: laneDummy}, tmp)
-	g.VPBROADCASTQ(tmp, dummy)
-	for i := range 2 {
-		g.VMOVDQU64(Mem{Base: lanes, Disp: lanePtr + 64*i}, ptr[i])
-		g.VMOVDQU64(Mem{Base: lanes, Disp: laneBlocks + 64*i}, left[i])
-	}
-	// The chain begins with the IV, which stands before the payload.
-	for i, r := range state {
-		g.gather(r, func(lane int) Mem {
-			g.MOVQ(Mem{Base: lanes, Disp: lanePtr + 8*(4*i+lane)}, tmp)
-			return Mem{Base: tmp, Disp: -16}
-		})
-	}
-
-	g.Label("row")
-	for i := range 2 {
-		g.VPCMPUQ(Imm(4), zero, left[i], reg.K1) // left != 0
-		g.VPBLENDMQ(ptr[i], dummy, reg.K1, text[0])
-		g.VMOVDQU64(text[0], addr.Offset(64*i))
-		g.VPSUBQ(one, left[i], reg.K1, left[i])
-		g.VPADDQ(block, ptr[i], ptr[i])
-	}
-	at := func(i int) func(int) Mem {
+	state, text := zmm[0:4], zmm[4:8]
+	ptr, off := g.GP64(), g.GP64()
+	at := func(i, disp int) func(int) Mem {
 		return func(lane int) Mem {
-			g.MOVQ(addr.Offset(8*(4*i+lane)), tmp)
-			return Mem{Base: tmp}
+			g.MOVQ(Mem{Base: lanes, Disp: 8 * (4*i + lane)}, ptr)
+			return Mem{Base: ptr, Index: off, Scale: 1, Disp: disp}
 		}
 	}
+	g.XORQ(off, off)
+	// The chain begins with the IV, which stands before the payload.
+	for i, r := range state {
+		g.gather(r, at(i, -16))
+	}
+	g.Label("row")
 	for i := range 4 {
-		g.gather(text[i], at(i))
-		g.VPXORQ(zmm[16], text[i], text[i])
-		g.VPXORQ(text[i], state[i], state[i])
+		g.gather(text[i], at(i, 0))
+		g.VPTERNLOGQ(Imm(parity), zmm[16], text[i], state[i])
 	}
 	g.rounds("last", rounds, func(k int) {
 		for _, r := range state {
@@ -130,7 +100,7 @@ func (g *generator) cbcEncryptVAES() {
 	}
 	for i, r := range state {
 		for lane := range 4 {
-			m := at(i)(lane)
+			m := at(i, 0)(lane)
 			if lane == 0 {
 				g.VMOVDQU(r.AsX(), m)
 			} else {
@@ -138,6 +108,7 @@ func (g *generator) cbcEncryptVAES() {
 			}
 		}
 	}
+	g.ADDQ(Imm(16), off)
 	g.DECQ(rows)
 	g.JNZ(LabelRef("row"))
 	g.wipe(zmm[:])

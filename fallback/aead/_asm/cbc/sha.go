@@ -105,33 +105,26 @@ func (g *generator) hmacLanes(f family) {
 	g.XORQ(row, row)
 
 	g.Label("block")
-	// A lane whose whole blocks are through goes on with its rest; one that is
-	// through altogether stays where it is.
-	index := h.t[0]
-	g.VPBROADCASTD(row.As32(), index)
-	g.VPCMPUD(Imm(0), at(hmacWhole, 0), index, reg.K1) // row == whole
-	for i := range lanes / 8 {
-		g.VMOVDQU64(at(hmacData, i), h.t[1])
-		g.VMOVDQU64(at(hmacTail, i), reg.K1, h.t[1])
-		g.VMOVDQU64(h.t[1], at(hmacData, i))
-		if i == 0 {
-			g.KSHIFTRW(Imm(8), reg.K1, reg.K1)
-		}
-	}
 	h.load(base, tmp)
+	index, ptr := h.t[0], h.t[1]
 	g.VPBROADCASTD(row.As32(), index)
 	g.VPCMPUD(Imm(1), at(hmacTotal, 0), index, reg.K1) // row < total
+	// Where the lanes go on: behind the whole blocks with the rest, and nowhere
+	// behind that. It is stored long before it is loaded again.
 	g.INCQ(row)
 	g.VPBROADCASTD(row.As32(), index)
-	g.VPCMPUD(Imm(1), at(hmacTotal, 0), index, reg.K2)
+	g.VPCMPUD(Imm(1), at(hmacTotal, 0), index, reg.K2) // row < total
+	g.VPCMPUD(Imm(0), at(hmacWhole, 0), index, reg.K3) // row == whole
 	g.MOVQ(U64(uint64(16*f.word)), tmp)
 	g.VPBROADCASTQ(tmp, h.t[2])
 	for i := range lanes / 8 {
-		g.VMOVDQU64(at(hmacData, i), h.t[1])
-		g.VPADDQ(h.t[2], h.t[1], reg.K2, h.t[1])
-		g.VMOVDQU64(h.t[1], at(hmacData, i))
+		g.VMOVDQU64(at(hmacData, i), ptr)
+		g.VPADDQ(h.t[2], ptr, reg.K2, ptr)
+		g.VMOVDQU64(at(hmacTail, i), reg.K3, ptr)
+		g.VMOVDQU64(ptr, at(hmacData, i))
 		if i == 0 {
 			g.KSHIFTRW(Imm(8), reg.K2, reg.K2)
+			g.KSHIFTRW(Imm(8), reg.K3, reg.K3)
 		}
 	}
 
