@@ -28,6 +28,7 @@ type options struct {
 }
 
 var groups = []group{
+	{"dh", dhGroup},
 	{"quickmode", quickmode},
 }
 
