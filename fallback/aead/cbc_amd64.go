@@ -48,9 +48,8 @@ type cbcBatch struct {
 
 // A job is a packet with a possible length.
 type job struct {
-	pkt    *Packet
-	to     int // where the payload ends
-	failed bool
+	pkt *Packet
+	to  int // where the payload ends
 }
 
 func newCBCKernels(wide, ni bool) func(s sa.Suite, k *sa.SA) (Cipher, error) {

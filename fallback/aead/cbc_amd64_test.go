@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !purego
+
+package aead
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/hmac"
+	"encoding/binary"
+	"testing"
+
+	"quicksand/accel"
+	"quicksand/sa"
+)
+
+// cbcMixes are kernels in the combinations of CPUs that lack one of what this
+// one has.
+func cbcMixes() []implementation {
+	cpu := accel.Detect()
+	wide, narrow, ni := cpu.Has(accel.VAES512), cpu.Has(accel.AESNI), cpu.Has(accel.SHANI)
+	return []implementation{
+		{"lanes only", wide, supportsCBC, newCBCKernels(true, false)},
+		{"AES-NI and SHA-NI", narrow && ni, supportsCBC, newCBCKernels(false, true)},
+		{"AES-NI only", narrow, supportsCBC, newCBCKernels(false, false)},
+	}
+}
+
+func TestAESKey(t *testing.T) {
+	if !accel.Detect().Has(accel.AESNI) {
+		t.Skip("no AES-NI")
+	}
+	// FIPS 197 appendix A: the last word of each expanded key.
+	for key, want := range map[string]uint32{
+		"\x2b\x7e\x15\x16\x28\xae\xd2\xa6\xab\xf7\x15\x88\x09\xcf\x4f\x3c":                                                                 0xb6630ca6,
+		"\x8e\x73\xb0\xf7\xda\x0e\x64\x52\xc8\x10\xf3\x2b\x80\x90\x79\xe5\x62\xf8\xea\xd2\x52\x2c\x6b\x7b":                                 0x01002202,
+		"\x60\x3d\xeb\x10\x15\xca\x71\xbe\x2b\x73\xae\xf0\x85\x7d\x77\x81\x1f\x35\x2c\x07\x3b\x61\x08\xd7\x2d\x98\x10\xa3\x09\x14\xdf\xf4": 0x706c631e,
+	} {
+		k := newAESKey([]byte(key))
+		if got := binary.BigEndian.Uint32(k.enc[k.rounds][12:]); got != want {
+			t.Errorf("key of %d bytes expands to %08x at the end, want %08x", len(key), got, want)
+		}
+	}
+	// One block in each way, with random keys.
+	r := random()
+	for _, n := range []int{16, 24, 32} {
+		for range 100 {
+			key, in := fill(r, n), fill(r, 16)
+			k := newAESKey(key)
+			block, _ := aes.NewCipher(key)
+			want := make([]byte, 16)
+			block.Encrypt(want, in)
+			for _, wide := range []bool{false, accel.Detect().Has(accel.VAES512)} {
+				var l cbcLanes
+				d := concat(make([]byte, 24), in) // an IV of zeros
+				j := job{pkt: &Packet{Data: d}, to: len(d)}
+				l.set(0, &j)
+				if l.encrypt(k, 1, wide); !bytes.Equal(d[24:], want) {
+					t.Fatalf("%x encrypts to %x, want %x", in, d[24:], want)
+				}
+				if l.decrypt(k, 1, wide); !bytes.Equal(d[24:], in) {
+					t.Fatalf("%x decrypts to %x, want %x", want, d[24:], in)
+				}
+			}
+		}
+	}
+}
+
+// TestHMACKernels compares both ways of every hash with crypto/hmac, in groups
+// of each size and with every length of rest.
+func TestHMACKernels(t *testing.T) {
+	cpu := accel.Detect()
+	r := random()
+	for i, kernel := range hmacKernels {
+		for _, way := range []struct{ wide, ni bool }{{true, false}, {false, true}} {
+			if way.wide && !cpu.Has(accel.VAES512) || way.ni && (!cpu.Has(accel.SHANI) || kernel.one == nil) {
+				continue
+			}
+			for _, esn := range []bool{false, true} {
+				key := fill(r, i.KeyLen())
+				var m hmacBatch
+				if err := m.init(i, key, esn, way.wide, way.ni); err != nil {
+					t.Fatal(err)
+				}
+				for n := 1; n <= 700; n += 1 + n/300 {
+					jobs := make([]job, 1+n%groupSize)
+					for k := range jobs {
+						d := fill(r, n+k*k*k%97)
+						jobs[k] = job{pkt: &Packet{Data: d, Seq: r.Uint64()}, to: len(d)}
+					}
+					m.sum(jobs)
+					for k, j := range jobs {
+						h := hmac.New(hashes[i], key)
+						h.Write(j.pkt.Data)
+						if esn {
+							h.Write(binary.BigEndian.AppendUint64(nil, j.pkt.Seq)[:4])
+						}
+						if want := h.Sum(nil)[:i.ICVLen()]; !m.equal(k, want) {
+							t.Fatalf("%s, %+v, ESN %v, length %d, %d of %d: %x, want %x", i, way, esn, j.to, k, len(jobs), m.icvs[k], want)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestWycheproofHMACKernels has the vectors' messages in the lanes.
+func TestWycheproofHMACKernels(t *testing.T) {
+	cpu := accel.Detect()
+	var v struct {
+		Tests []struct {
+			TcID          int
+			Hash          string
+			Key, Msg, Tag hexBytes
+			Valid         bool
+		}
+	}
+	load(t, "wycheproof_hmac.json", &v)
+	kinds := map[string]sa.Integrity{
+		"sha1": sa.HMACSHA1, "sha256": sa.HMACSHA256, "sha384": sa.HMACSHA384, "sha512": sa.HMACSHA512,
+	}
+	done := 0
+	for _, c := range v.Tests {
+		if len(c.Msg) == 0 {
+			continue // a packet has a header
+		}
+		for _, wide := range []bool{false, true} {
+			if wide && !cpu.Has(accel.VAES512) {
+				continue
+			}
+			var m hmacBatch
+			if err := m.init(kinds[c.Hash], c.Key, false, wide, cpu.Has(accel.SHANI) && !wide); err != nil {
+				t.Fatal(err)
+			}
+			m.sum([]job{{pkt: &Packet{Data: c.Msg}, to: len(c.Msg)}})
+			if m.equal(0, c.Tag) != c.Valid {
+				t.Errorf("%s case %d: valid is %v", c.Hash, c.TcID, !c.Valid)
+			}
+			done++
+		}
+	}
+	if done < 50 {
+		t.Fatal("vectors are missing")
+	}
+}
