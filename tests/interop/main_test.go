@@ -40,9 +40,9 @@ type duo struct {
 
 // options change a duo.
 type options struct {
-	lans       int  // networks behind each site
-	keyingOnly bool // of strongSwan
-	settings   []string
+	lans       int      // networks behind each site
+	keyingOnly bool     // of strongSwan
+	settings   []string // of both daemons
 }
 
 // start makes two sites and starts the daemons.
@@ -58,7 +58,7 @@ func start(t *testing.T, o options) *duo {
 func startOn(t *testing.T, n *harness.Net, a, b *harness.Host, o options) *duo {
 	t.Helper()
 	d := &duo{net: n}
-	swan := harness.StrongSwanOptions{KeyingOnly: o.keyingOnly}
+	swan := harness.StrongSwanOptions{KeyingOnly: o.keyingOnly, Settings: o.settings}
 	var err error
 	if reference {
 		d.q, err = harness.StartStrongSwan(a, swan)

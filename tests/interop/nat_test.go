@@ -20,18 +20,17 @@ func TestNAT(t *testing.T) {
 			n := harness.ForTest(t)
 			inner, outer, router, err := n.SitesBehindNAT(1)
 			ok(t, err)
-			var d *duo
-			if behind == harness.Quicksand {
-				d = startOn(t, n, inner, outer, options{})
-			} else {
-				d = startOn(t, n, outer, inner, options{})
+			a, b := inner, outer
+			if behind == harness.StrongSwan {
+				a, b = outer, inner
 			}
+			d := startOn(t, n, a, b, options{settings: []string{"keep_alive = 1s"}})
 			// Dead peer detection is what tells the other end of the new port
 			// while there is no traffic.
 			c := conn(child("c", 0, "aes128gcm16-ecp256"))
 			c.LocalAddr, c.RemoteAddr = harness.AddrInner, harness.AddrB
 			c.LocalID, c.RemoteID = "inner.example.org", "outer.example.org"
-			c.Options = harness.Options{"dpd_delay": "1s", "dpd_timeout": "30s"}
+			c.Options = harness.Options{"dpd_delay": "3s", "dpd_timeout": "30s"}
 			mirror := c.Mirror()
 			mirror.RemoteAddr = "%any"
 			from, to := d.q, d.s
@@ -55,6 +54,9 @@ func TestNAT(t *testing.T) {
 			}
 			pingFrom(t, inner, "10.1.0.1", "10.2.0.1")
 
+			// Idle, for a few keepalives to keep the mapping.
+			time.Sleep(2500 * time.Millisecond)
+
 			ok(t, router.Remap(30000, 39999))
 			// The end behind the NAT speaks first, or nobody could reach it.
 			pingFrom(t, inner, "10.1.0.1", "10.2.0.1")
@@ -67,11 +69,18 @@ func TestNAT(t *testing.T) {
 				return err
 			}))
 			d.takeDown(t, from)
+			keepalives := 0
 			for _, p := range judge() {
+				if p.Keepalive && p.DstPort == 4500 && (p.From(harness.AddrInner) || p.From(harness.AddrNAT)) {
+					keepalives++
+				}
 				// What strongSwan in quicksand's place forgot is not in its tables.
 				if !reference && (p.Encrypted && !p.Decrypted || p.SPI != "" && !p.ICVGood) {
 					t.Errorf("not read: %v", p)
 				}
+			}
+			if keepalives == 0 {
+				t.Errorf("%s sent no NAT keepalive", behind)
 			}
 		})
 	}

@@ -14,6 +14,8 @@ import (
 // refusal is a negotiation that must not come off.
 type refusal struct {
 	name string
+	// esp is what the initiator proposes; by default one proposal with PFS.
+	esp string
 	// differ changes what the responder has configured.
 	differ func(c *harness.Config)
 	// notify are the notifications of which the responder sends one.
@@ -63,6 +65,14 @@ var refusals = []refusal{
 		responder: "(?i)proposal.*ECP_256",
 	},
 	{
+		name:      "no PFS",
+		esp:       "aes128gcm16",
+		differ:    func(c *harness.Config) { c.Conns[0].Children[0].ESP = "aes128gcm16-ecp256" },
+		notify:    []int{harness.NoProposalChosen, harness.InvalidKeyInformation},
+		initiator: "NO_PROPOSAL_CHOSEN|INVALID_KEY_INFORMATION",
+		responder: "(?i)proposal.*AES_GCM_16_128/NO_EXT_SEQ",
+	},
+	{
 		name: "identity",
 		// strongSwan takes what the peer says it is when nothing else is known.
 		differ:    func(c *harness.Config) { c.Conns[0].RemoteID = "somebody.else.example.org" },
@@ -87,7 +97,11 @@ func TestRefusals(t *testing.T) {
 	for _, f := range refusals {
 		for _, r := range d.roles() {
 			t.Run(f.name+"/"+r.name, func(t *testing.T) {
-				c := config(conn(child("c", 0, "aes128gcm16-ecp256")))
+				esp := f.esp
+				if esp == "" {
+					esp = "aes128gcm16-ecp256"
+				}
+				c := config(conn(child("c", 0, esp)))
 				if r.from == d.s {
 					c = c.Mirror()
 				}
