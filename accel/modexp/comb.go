@@ -4,7 +4,11 @@
 
 package modexp
 
-import "math/big"
+import (
+	"math/big"
+
+	"quicksand/accel/modexp/internal/words"
+)
 
 // sharedTeeth is of the eight lanes' comb: chooseShared picks of 64.
 const sharedTeeth = 6
@@ -34,7 +38,7 @@ func newComb(n, r *big.Int, limbs, teeth, tables, exponentBits int, put func(ent
 		}
 	}
 	for t := range c.tables {
-		c.tables[t] = aligned(limbs << teeth)
+		c.tables[t] = words.Aligned(limbs << teeth)
 		powers := make([]*big.Int, 1<<teeth)
 		powers[0] = r
 		put(0, r, c.tables[t])

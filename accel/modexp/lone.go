@@ -7,6 +7,8 @@ package modexp
 import (
 	"math/big"
 	"sync"
+
+	"quicksand/accel/modexp/internal/words"
 )
 
 // lone computes one power with all eight lanes on the same number, for the
@@ -52,8 +54,8 @@ func newLone(n *big.Int, size, length int) *lone {
 // power is base^x mod p, by windows of four bits.
 func (k *lone) power(out, base, x []byte) {
 	n := k.limbs
-	all := take((2 + 1<<window) * n)
-	defer give(all)
+	all := words.Take((2 + 1<<window) * n)
+	defer words.Give(all)
 	acc, factor, table := all[:n], all[n:2*n], all[2*n:]
 	entry := func(i int) *uint64 { return &table[i*n] }
 	p1 := &k.p1[0]
@@ -82,8 +84,8 @@ func (k *lone) power(out, base, x []byte) {
 func (k *lone) powerOfTwo(out, x []byte) {
 	c := k.fixed()
 	n := k.limbs
-	all := take(2 * n)
-	defer give(all)
+	all := words.Take(2 * n)
+	defer words.Give(all)
 	acc, factor := all[:n], all[n:]
 	p1 := &k.p1[0]
 	copy(acc, k.one)

@@ -21,8 +21,6 @@ package modexp
 import (
 	"errors"
 	"fmt"
-	"sync"
-	"unsafe"
 
 	"filippo.io/bigmod"
 
@@ -143,31 +141,4 @@ func (m *Modulus) one(out, base, exponent []byte) {
 		return
 	}
 	copy(out, bigmod.NewNat().Exp(b, exponent, m.nat).Bytes(m.nat))
-}
-
-const lineBytes = 64
-
-// aligned returns words that begin on a cache line.
-func aligned(words int) []uint64 {
-	b := make([]uint64, words+lineBytes/8-1)
-	skip := (-uintptr(unsafe.Pointer(&b[0])) % lineBytes) / 8
-	return b[skip : int(skip)+words : int(skip)+words]
-}
-
-// buffers keeps the memory of computations that are over, overwritten with
-// zeros.
-var buffers sync.Pool
-
-// take returns n words of zeros that begin on a cache line. give takes them
-// back and overwrites them.
-func take(n int) []uint64 {
-	if b, ok := buffers.Get().(*[]uint64); ok && cap(*b) >= n {
-		return (*b)[:n]
-	}
-	return aligned(n)
-}
-
-func give(b []uint64) {
-	clear(b)
-	buffers.Put(&b)
 }

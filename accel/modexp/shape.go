@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"math/big"
 	"math/bits"
+
+	"quicksand/accel/modexp/internal/words"
 )
 
 const (
@@ -39,7 +41,7 @@ func newShape(p *big.Int, limbs int, at func(int) int) shape {
 
 // number cuts a public number into limbs.
 func (s *shape) number(x *big.Int) []uint64 {
-	limbs := aligned(s.limbs)
+	limbs := words.Aligned(s.limbs)
 	rest, mask := new(big.Int).Set(x), big.NewInt(limbMask)
 	for i := range limbs {
 		limbs[s.at(i)] = new(big.Int).And(rest, mask).Uint64()
@@ -50,25 +52,25 @@ func (s *shape) number(x *big.Int) []uint64 {
 
 // load cuts a big-endian number of the modulus's length into a lane's limbs.
 func (s *shape) load(limbs []uint64, lane int, b []byte) {
-	var words [maxWords]uint64
+	var wide [maxWords]uint64
 	n := s.size / 8
 	for i := range n {
-		words[i] = binary.BigEndian.Uint64(b[s.size-8*(i+1):])
+		wide[i] = binary.BigEndian.Uint64(b[s.size-8*(i+1):])
 	}
 	for i := range s.limbs {
 		word, shift := i*limbBits/64, i*limbBits%64
 		var limb uint64
 		if word < n {
-			limb = (words[word]>>shift | words[word+1]<<(64-shift)) & limbMask
+			limb = (wide[word]>>shift | wide[word+1]<<(64-shift)) & limbMask
 		}
 		limbs[s.at(i)+lane] = limb
 	}
-	clear(words[:])
+	clear(wide[:])
 }
 
 // store writes a lane, which is below 2p, reduced to below p.
 func (s *shape) store(b []byte, limbs []uint64, lane int) {
-	var words, less [maxWords]uint64
+	var wide, less [maxWords]uint64
 	n := s.size / 8
 	for i := range s.limbs {
 		word, shift := i*limbBits/64, i*limbBits%64
@@ -76,21 +78,21 @@ func (s *shape) store(b []byte, limbs []uint64, lane int) {
 			break // 2p has one bit more than p, so the rest is zero
 		}
 		limb := limbs[s.at(i)+lane]
-		words[word] |= limb << shift
+		wide[word] |= limb << shift
 		if shift > 64-limbBits && word < n {
-			words[word+1] |= limb >> (64 - shift)
+			wide[word+1] |= limb >> (64 - shift)
 		}
 	}
 	var borrow uint64
 	for i := range n {
-		less[i], borrow = bits.Sub64(words[i], s.p[i], borrow)
+		less[i], borrow = bits.Sub64(wide[i], s.p[i], borrow)
 	}
-	_, borrow = bits.Sub64(words[n], 0, borrow)
+	_, borrow = bits.Sub64(wide[n], 0, borrow)
 	keep := -borrow // all ones where the number was below p
 	for i := range n {
-		binary.BigEndian.PutUint64(b[s.size-8*(i+1):], words[i]&keep|less[i]&^keep)
+		binary.BigEndian.PutUint64(b[s.size-8*(i+1):], wide[i]&keep|less[i]&^keep)
 	}
-	clear(words[:])
+	clear(wide[:])
 	clear(less[:])
 }
 

@@ -7,6 +7,8 @@ package modexp
 import (
 	"math/big"
 	"sync"
+
+	"quicksand/accel/modexp/internal/words"
 )
 
 const (
@@ -50,7 +52,7 @@ func newWide(p []byte, length int) *wide {
 
 // inLanes repeats a number in every lane.
 func (w *wide) inLanes(one []uint64) []uint64 {
-	all := aligned(w.limbs * Lanes)
+	all := words.Aligned(w.limbs * Lanes)
 	for i := range all {
 		all[i] = one[i/Lanes]
 	}
@@ -70,7 +72,7 @@ type scratch struct {
 
 func (w *wide) scratch(entries int) *scratch {
 	n := w.limbs * Lanes
-	s := &scratch{w: w, all: take((5 + entries) * n)}
+	s := &scratch{w: w, all: words.Take((5 + entries) * n)}
 	s.columns, s.q, s.acc, s.factor, s.table = s.all[:2*n], s.all[2*n:3*n], s.all[3*n:4*n], s.all[4*n:5*n], s.all[5*n:]
 	return s
 }
@@ -96,7 +98,7 @@ func (w *wide) power(out, bases, exponents [][]byte) {
 		return
 	}
 	s := w.scratch(1 << window)
-	defer give(s.all)
+	defer words.Give(s.all)
 	n := w.limbs * Lanes
 	entry := func(i int) []uint64 { return s.table[i*n : (i+1)*n] }
 	for lane, base := range bases {
@@ -148,7 +150,7 @@ func (w *wide) powerOfTwo(out, exponents [][]byte) {
 		return
 	}
 	s := w.scratch(0)
-	defer give(s.all)
+	defer words.Give(s.all)
 	var digits [Lanes]uint64
 	defer clear(digits[:])
 	pick := func(into []uint64, table, column int) {

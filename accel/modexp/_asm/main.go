@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command asm generates the assembly of package modexp.
+// Command asm generates the assembly of package modexp and of those below it.
 package main
 
 import (
@@ -27,14 +27,23 @@ var z = []VecPhysical{
 }
 
 func main() {
+	kernel := flag.String("kernel", "modexp", "what to generate: modexp or x25519")
+	flag.Parse()
 	ConstraintExpr("amd64,!purego")
-	mulColumns()
-	sqrColumns()
-	reduce()
-	choose()
-	chooseShared()
-	lones()
-	chooseLone()
+	switch *kernel {
+	case "modexp":
+		mulColumns()
+		sqrColumns()
+		reduce()
+		choose()
+		chooseShared()
+		lones()
+		chooseLone()
+	case "x25519":
+		x25519()
+	default:
+		log.Fatalf("no kernel %q", *kernel)
+	}
 	Generate()
 	license()
 }
