@@ -177,6 +177,10 @@ func (c *child) rekey() {
 	if conn := c.e.connection(c.conn); conn != nil && conn.Child(cfg.Name) != nil {
 		cfg = conn.Child(cfg.Name)
 	}
+	if cfg.Manual != nil {
+		c.e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} is keyed by hand now and not renegotiated", c.cfg.Name, c.pair.ID))
+		return
+	}
 	c.s.startQuick(cfg, 0, c)
 }
 
@@ -279,6 +283,7 @@ func (c *child) deletedByPeer() {
 		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
 		return
 	}
+	c.unwant()
 	c.remove(false)
 	if !wasLive || s == nil {
 		return
@@ -295,6 +300,22 @@ func (c *child) deletedByPeer() {
 		}
 	}
 	c.again(c.cfg.CloseAction)
+}
+
+// unwant keeps renegotiations of a child that is taken down from bringing it
+// back.
+func (c *child) unwant() {
+	if c.rekeying != nil {
+		c.rekeying.q.unwanted = true
+	}
+	if c.s == nil {
+		return
+	}
+	for _, x := range c.s.quick {
+		if x.q.replaces == c {
+			x.q.unwanted = true
+		}
+	}
 }
 
 // moveTo follows the IKE SA to new endpoints.

@@ -112,6 +112,7 @@ func (e *Engine) Terminate(now time.Time, sel Select) (int, []Action) {
 	}
 	for _, c := range e.selectedChildren(sel) {
 		n++
+		c.unwant()
 		c.remove(!sel.Force)
 	}
 	return n, e.end()

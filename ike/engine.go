@@ -78,7 +78,7 @@ type Engine struct {
 	secret  [32]byte // makes the responder's cookies
 
 	sas      map[cookies]*ikeSA  // both cookies, or the initiator's own alone
-	starting map[firstKey]*ikeSA // responder's, by what a repeated first message looks like
+	firsts   map[firstKey]*ikeSA // responder's, by what its first message looks like when it comes again
 	byID     map[uint32]*ikeSA
 	halfOpen map[netip.Addr]int // of which we are the responder
 	waiting  map[uint64]func(any)
@@ -108,7 +108,7 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 	e := &Engine{
 		opt: o, config: c, now: now,
 		sas:      make(map[cookies]*ikeSA),
-		starting: make(map[firstKey]*ikeSA),
+		firsts:   make(map[firstKey]*ikeSA),
 		byID:     make(map[uint32]*ikeSA),
 		halfOpen: make(map[netip.Addr]int),
 		waiting:  make(map[uint64]func(any)),

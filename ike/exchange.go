@@ -46,7 +46,9 @@ type exchange struct {
 	lastIn    [sha256.Size]byte
 	lastOut   []byte
 	rt        retransmit
-	hint      string // what the peer said without proof, for the operator
+	busy      int        // times that the DH queue was full
+	held      PrivateKey // while a computation is to be asked for again
+	hint      string     // what the peer said without proof, for the operator
 	m         *mainMode
 	q         *quickMode
 }
@@ -83,6 +85,7 @@ func (x *exchange) run() {
 			return
 		}
 		if st.receive != nil {
+			x.giveUpLater()
 			return
 		}
 		x.at++
@@ -96,6 +99,18 @@ func (x *exchange) run() {
 			x.fail(err)
 		}
 	}
+}
+
+// giveUpLater ends an exchange that waits for a message and repeats nothing
+// itself, after as long as the peer may go on repeating.
+func (x *exchange) giveUpLater() {
+	if t := x.rt.timer; t != nil && t.index >= 0 {
+		return
+	}
+	x.rt.timer = x.e.after(linger, func() {
+		x.e.count("ike.timeouts")
+		x.fail(errors.New("the peer did not go on"))
+	})
 }
 
 // next returns the step that is due, or nil at the end.
@@ -123,6 +138,55 @@ func (x *exchange) await(next func(any) error) uint64 {
 		x.run()
 	})
 	return x.asked
+}
+
+// How often and after what time a computation is asked for again.
+const (
+	busyTries = 10
+	busyWait  = time.Second
+)
+
+// compute has a Diffie-Hellman computation done. Where the queue is full, new
+// negotiations suffer and those under way do not: what we begin fails, what the
+// peer begins waits for its repeat, and what is half done asks again.
+func (x *exchange) compute(c ComputeDH, done func(DHResult) error) {
+	c.Token = x.await(func(v any) error {
+		r := v.(DHResult)
+		switch {
+		case !errors.Is(r.Err, ErrBusy):
+			return done(r)
+		case !x.initiator:
+			x.postpone()
+			return nil
+		case c.Peer != nil && x.busy < busyTries:
+			x.busy++
+			x.held, x.asked = c.Private, later
+			x.rt.timer = x.e.after(busyWait, func() {
+				x.held = nil
+				x.compute(c, done)
+			})
+			return nil
+		}
+		return done(r)
+	})
+	x.e.emit(c)
+}
+
+// later is an answer waited for that a timer asks for.
+const later = ^uint64(0)
+
+// postpone takes an exchange of the peer's back to before its last message,
+// which counts as new when it is repeated.
+func (x *exchange) postpone() {
+	x.e.log(x.s, 0, slog.LevelWarn, fmt.Sprintf("%s has to wait for the peer's repeat: %v", x.what(), ErrBusy))
+	if x.kind == isakmp.QuickMode {
+		x.s.mids.forget(x.mid)
+		x.failQuick(ErrBusy)
+		return
+	}
+	for x.at--; x.script[x.at].receive == nil; x.at-- {
+	}
+	x.lastIn = [sha256.Size]byte{}
 }
 
 // giveBack undoes what an answer brings to an exchange that is over.
@@ -203,6 +267,9 @@ func (x *exchange) receive(m *message) {
 	var d *dropped
 	if errors.As(err, &d) {
 		x.e.reject(x.s, m, err)
+		if d.counter == "ike.rx.bad-hash" {
+			x.s.complain(isakmp.InvalidHashInformation)
+		}
 		return
 	}
 	x.lastIn = m.sum
@@ -237,6 +304,10 @@ func (x *exchange) close() {
 	x.over = true
 	x.e.stop(x.rt.timer)
 	x.asked = 0
+	if x.held != nil {
+		x.held.Wipe()
+		x.held = nil
+	}
 	if x.m != nil {
 		x.m.wipe()
 	}

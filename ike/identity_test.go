@@ -237,7 +237,7 @@ func TestInitialContact(t *testing.T) {
 		old := b.pair().ID
 		s.nodes[0] = nil
 		s.nodes = s.nodes[1:]
-		again := s.node("a", "192.0.2.1", a.e.config, Options{})
+		again := s.node("a again", "192.0.2.1", a.e.config, Options{})
 		again.spi = 10_000_000
 		cmd := again.initiate(b, "net")
 		s.run(2 * time.Second)
@@ -304,7 +304,7 @@ func TestInitialContactOrphans(t *testing.T) {
 	}
 	old := b.pair().ID
 	s.nodes = s.nodes[1:]
-	again := s.node("a", "192.0.2.1", a.e.config, Options{})
+	again := s.node("a again", "192.0.2.1", a.e.config, Options{})
 	again.spi = 10_000_000
 	again.initiate(b, "net")
 	s.run(2 * time.Second)

@@ -26,7 +26,8 @@ type ikeSA struct {
 	id        uint32
 	conn      *Connection
 	initiator bool
-	cookies   cookies // the responder's is zero until the second message
+	cookies   cookies  // the responder's is zero until the second message
+	first     firstKey // of a responder
 	local     netip.AddrPort
 	remote    netip.AddrPort
 	state     IKEState
@@ -88,6 +89,13 @@ func (m *midSet) add(mid uint32) {
 	m.next = (m.next + 1) % maxMIDs
 }
 
+// forget has a message id count as new again.
+func (m *midSet) forget(mid uint32) {
+	if i := slices.Index(m.ring, mid); i >= 0 {
+		m.ring[i] = 0
+	}
+}
+
 // newMID returns a message id that the IKE SA has not used (RFC 2408 section
 // 3.1).
 func (s *ikeSA) newMID() uint32 {
@@ -138,6 +146,14 @@ func (s *ikeSA) moveTo(local, remote netip.AddrPort, natt bool) {
 	for _, c := range s.children {
 		c.moveTo(local, remote)
 	}
+}
+
+// current is the IKE SA that took the children over, or s itself.
+func (s *ikeSA) current() *ikeSA {
+	for s.renewedBy != nil && s.e.byID[s.renewedBy.id] != nil {
+		s = s.renewedBy
+	}
+	return s
 }
 
 // ready reports whether Quick Modes can be begun.
@@ -219,10 +235,7 @@ func (s *ikeSA) establish() {
 		e.log(s, 0, slog.LevelInfo, "peer does not support dead peer detection")
 	}
 	s.replaceOthers()
-	current := s
-	if s.renewedBy != nil {
-		current = s.renewedBy
-	}
+	current := s.current()
 	current.adoptOrphans()
 	wanted := s.wanted
 	s.wanted = nil
@@ -308,10 +321,10 @@ func (s *ikeSA) remove(err error) {
 	}
 	delete(e.byID, s.id)
 	s.settle()
+	if !s.initiator {
+		delete(e.firsts, s.first)
+	}
 	if s.main != nil {
-		if s.main.m != nil {
-			delete(e.starting, s.main.m.first)
-		}
 		s.main.close()
 	}
 	for _, x := range s.quick {

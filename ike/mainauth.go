@@ -179,8 +179,6 @@ func (x *exchange) undecryptable() error {
 func (x *exchange) finishMain() {
 	s := x.s
 	x.over = true
-	x.e.stop(x.m.giveUp)
-	delete(x.e.starting, x.m.first)
 	s.lastIV = x.iv
 	if x.initiator {
 		x.lastOut = nil // message 6 needs no answer, nor does a repeat of it
@@ -212,9 +210,6 @@ func (e *Engine) initialContact(s *ikeSA) {
 
 // failMain ends an IKE SA that did not come up.
 func (x *exchange) failMain(err error) {
-	if x.m != nil {
-		x.e.stop(x.m.giveUp)
-	}
 	x.s.remove(err)
 }
 

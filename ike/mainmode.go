@@ -51,7 +51,6 @@ func init() {
 
 // mainMode is what Main Mode needs until it is done.
 type mainMode struct {
-	first      firstKey   // responder's
 	halfOpen   netip.Addr // counted as half-open there; not valid once settled
 	candidates []*Connection
 	psk        sa.Key // shared with the configuration, never wiped here
@@ -63,7 +62,6 @@ type mainMode struct {
 	shared     sa.Key
 	complained bool
 	initial    bool // the peer said INITIAL_CONTACT
-	giveUp     *timer
 }
 
 func (m *mainMode) wipe() {
@@ -174,14 +172,6 @@ func (e *Engine) respondMain(m *message) {
 	}
 	e.log(s, 0, slog.LevelInfo, fmt.Sprintf("%s initiates Main Mode", m.Remote))
 	x.lastIn = m.sum
-	// A responder sends nothing by itself, so it waits for as long as the
-	// peer may repeat.
-	x.m.giveUp = e.after(linger, func() {
-		if s.state == IKEConnecting {
-			e.count("ike.timeouts")
-			x.fail(errors.New("the peer did not go on"))
-		}
-	})
 	x.run()
 }
 
@@ -221,10 +211,10 @@ func (e *Engine) acceptMain(m *message, x *exchange) (*ikeSA, error) {
 		x.m.candidates = slices.DeleteFunc(x.m.candidates, func(c *Connection) bool { return !slices.Contains(c.Proposals, chosen) })
 		x.m.reply = reply
 		x.m.saBody = append([]byte(nil), body...)
-		x.m.first = firstKey{m.h.Initiator, m.Remote}
+		s.first = firstKey{m.h.Initiator, m.Remote}
 		x.m.halfOpen = m.Remote.Addr()
 		e.halfOpen[x.m.halfOpen]++
-		e.starting[x.m.first] = s
+		e.firsts[s.first] = s
 		e.sas[s.cookies] = s
 		return s, nil
 	}
@@ -297,12 +287,11 @@ func (x *exchange) makeNonce() []byte {
 }
 
 func makeMainKE(x *exchange) error {
-	x.e.emit(ComputeDH{Group: x.s.transform.Group, Token: x.await(func(v any) error {
-		r := v.(DHResult)
+	x.compute(ComputeDH{Group: x.s.transform.Group}, func(r DHResult) error {
 		x.m.private = r.Private
 		x.m.public[side(x.initiator)] = r.Public
 		return r.Err
-	})})
+	})
 	return nil
 }
 
@@ -367,8 +356,7 @@ func makeMainKeys(x *exchange) error {
 	peer := x.m.public[side(!x.initiator)]
 	private := x.m.private
 	x.m.private = nil
-	x.e.emit(ComputeDH{Group: x.s.transform.Group, Private: private, Peer: peer, Token: x.await(func(v any) error {
-		r := v.(DHResult)
+	x.compute(ComputeDH{Group: x.s.transform.Group, Private: private, Peer: peer}, func(r DHResult) error {
 		if r.Private != nil {
 			r.Private.Wipe()
 		}
@@ -384,7 +372,7 @@ func makeMainKeys(x *exchange) error {
 			return nil
 		}
 		return x.deriveMain()
-	})})
+	})
 	return nil
 }
 

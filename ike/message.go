@@ -190,7 +190,7 @@ func (e *Engine) first(m *message) {
 			return
 		}
 	}
-	if s := e.starting[firstKey{m.h.Initiator, m.Remote}]; s != nil && s.main != nil {
+	if s := e.firsts[firstKey{m.h.Initiator, m.Remote}]; s != nil && s.main != nil {
 		if m.sum == s.main.lastIn {
 			s.main.repeated(m)
 		} else {

@@ -91,6 +91,7 @@ type quickMode struct {
 	child      *child        // once its installation is asked for
 	installing bool          // no answer has come to that yet
 	replaces   *child
+	unwanted   bool // what it replaces was terminated meanwhile
 	// Which end set the commit bit; CONNECTED comes from there.
 	weCommit, peerCommits bool
 }
@@ -166,6 +167,7 @@ func (s *ikeSA) receiveQuick(m *message) {
 		}
 		if err := m.decrypt(s.cipher, x.iv); err != nil {
 			e.reject(s, m, err)
+			s.complain(isakmp.PayloadMalformed)
 			return
 		}
 		x.receive(m)
@@ -247,7 +249,10 @@ func (x *exchange) finishQuick() {
 	x.e.stop(x.rt.timer)
 	s.keepAnswer(x, x.answer())
 	c := q.child
-	c.adopt(s)
+	c.adopt(s.current())
+	if c.pair.Local != c.s.local || c.pair.Remote != c.s.remote {
+		c.moveTo(c.s.local, c.s.remote) // the peer has moved since
+	}
 	x.e.log(s, x.command, slog.LevelInfo, fmt.Sprintf("child %s{%d} established: %s_i %s_o, %s === %s",
 		q.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI, c.pair.LocalTS, c.pair.RemoteTS),
 		slog.String("proposal", q.agreement.transform.String()),
@@ -255,7 +260,12 @@ func (x *exchange) finishQuick() {
 		slog.String("placement", c.placement.Kind.String()))
 	c.goLive(q.replaces, x.initiator)
 	q.wipe()
-	x.e.done(x.command, nil)
+	var err error
+	if q.unwanted {
+		c.remove(true)
+		err = errTerminated
+	}
+	x.e.done(x.command, err)
 	s.idle()
 }
 

@@ -162,11 +162,10 @@ func makeQuickKE(x *exchange) error {
 	if x.q.group == sa.GroupNone {
 		return nil
 	}
-	x.e.emit(ComputeDH{Group: x.q.group, Token: x.await(func(v any) error {
-		r := v.(DHResult)
+	x.compute(ComputeDH{Group: x.q.group}, func(r DHResult) error {
 		x.q.private, x.q.public = r.Private, r.Public
 		return r.Err
-	})})
+	})
 	return nil
 }
 
@@ -179,8 +178,7 @@ func computeQuick(x *exchange) error {
 	}
 	private := q.private
 	q.private = nil
-	x.e.emit(ComputeDH{Group: q.group, Private: private, Peer: q.peerKE, Token: x.await(func(v any) error {
-		r := v.(DHResult)
+	x.compute(ComputeDH{Group: q.group, Private: private, Peer: q.peerKE}, func(r DHResult) error {
 		if r.Private != nil {
 			r.Private.Wipe()
 		}
@@ -194,7 +192,7 @@ func computeQuick(x *exchange) error {
 			q.public = r.Public
 		}
 		return r.Err
-	})})
+	})
 	return nil
 }
 
@@ -300,6 +298,9 @@ func (x *exchange) narrow(m *message) error {
 
 func sendQuick3(x *exchange) ([]isakmp.Payload, error) {
 	q := x.q
+	if q.unwanted {
+		return nil, refuse(isakmp.NoProposalChosen, "the child was terminated meanwhile")
+	}
 	return x.s.withHash([][]byte{{0}, be32(x.mid), q.nonce[0], q.nonce[1]}), nil
 }
 

@@ -58,7 +58,8 @@ type node struct {
 	spi     uint32
 	nat     *simNAT // that the node is behind
 
-	shared []byte // the last g^xy
+	shared []byte              // the last g^xy
+	hold   func(answer func()) // takes answers back; nil: they come by themselves
 
 	// What the engine has taken and must give back.
 	reserved map[sa.SPI]bool
@@ -194,14 +195,14 @@ func (n *node) do(actions []Action) {
 			n.sent = append(n.sent, a)
 			n.deliver(a)
 		case ComputeDH:
-			s.at(s.delay()/4, func() { n.do(n.e.DHDone(s.now, n.dh(a))) })
+			n.answer(s.delay()/4, func() { n.do(n.e.DHDone(s.now, n.dh(a))) })
 		case ReserveSPI:
 			n.spi += 1 + uint32(s.rand.IntN(1000))
 			spi := sa.SPI(0x1000 + n.spi)
 			if n.spiErr == nil {
 				n.reserved[spi] = true
 			}
-			s.at(0, func() { n.do(n.e.SPIReserved(s.now, a.Token, spi, n.spiErr)) })
+			n.answer(0, func() { n.do(n.e.SPIReserved(s.now, a.Token, spi, n.spiErr)) })
 		case ReleaseSPI:
 			if !n.reserved[a.SPI] {
 				s.t.Errorf("seed %d: %s releases %s, which is not reserved", s.seed, n.name, a.SPI)
@@ -212,7 +213,7 @@ func (n *node) do(actions []Action) {
 				n.pairs[a.Pair.ID] = a.Pair
 				delete(n.reserved, a.Pair.In.SPI)
 			}
-			s.at(0, func() { n.do(n.e.Installed(s.now, a.Token, sa.Placement{Kind: sa.Userspace}, n.refuse)) })
+			n.answer(0, func() { n.do(n.e.Installed(s.now, a.Token, sa.Placement{Kind: sa.Userspace}, n.refuse)) })
 		case Activate:
 			n.active[a.Pair.Child] = a.Pair
 		case Update:
@@ -234,6 +235,15 @@ func (n *node) do(actions []Action) {
 			}
 		}
 	}
+}
+
+// answer has the answer to a request come after d.
+func (n *node) answer(d time.Duration, f func()) {
+	if n.hold != nil {
+		n.hold(f)
+		return
+	}
+	n.sim.at(d, f)
 }
 
 // deliver puts what a node sends on the network.
