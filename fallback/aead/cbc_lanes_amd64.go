@@ -93,7 +93,9 @@ func (l *cbcLanes) encrypt(k *aesKey, n int, wide bool) {
 		for i := active; i < width; i++ {
 			ptr[i] = ptr[0] // the same work, with the same outcome
 		}
-		if wide {
+		if wide && active <= narrowLanes {
+			cbcEncryptVAES8(&k.enc, k.rounds, &ptr, int(rows))
+		} else if wide {
 			cbcEncryptVAES(&k.enc, k.rounds, &ptr, int(rows))
 		} else {
 			cbcEncryptAESNI(&k.enc, k.rounds, &ptr, int(rows))
@@ -163,6 +165,11 @@ func (v *ivBatch) next(jobs []job) {
 //
 //go:noescape
 func cbcEncryptVAES(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
+
+// cbcEncryptVAES8 is cbcEncryptVAES for the first eight packets.
+//
+//go:noescape
+func cbcEncryptVAES8(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
 
 // cbcDecryptVAES decrypts the payloads of n packets.
 //

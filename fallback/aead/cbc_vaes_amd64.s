@@ -218,6 +218,140 @@ last:
 	VZEROALL
 	RET
 
+// func cbcEncryptVAES8(keys *byte, rounds int, lanes *byte, rows int)
+// Requires: AVX, AVX512F, AVX512VL, VAES
+TEXT ·cbcEncryptVAES8(SB), NOSPLIT, $0-32
+	MOVQ            keys+0(FP), AX
+	MOVQ            rounds+8(FP), CX
+	MOVQ            lanes+16(FP), DX
+	MOVQ            rows+24(FP), BX
+	VBROADCASTI32X4 (AX), Z16
+	VBROADCASTI32X4 16(AX), Z17
+	VBROADCASTI32X4 32(AX), Z18
+	VBROADCASTI32X4 48(AX), Z19
+	VBROADCASTI32X4 64(AX), Z20
+	VBROADCASTI32X4 80(AX), Z21
+	VBROADCASTI32X4 96(AX), Z22
+	VBROADCASTI32X4 112(AX), Z23
+	VBROADCASTI32X4 128(AX), Z24
+	VBROADCASTI32X4 144(AX), Z25
+	VBROADCASTI32X4 160(AX), Z26
+	VBROADCASTI32X4 176(AX), Z27
+	VBROADCASTI32X4 192(AX), Z28
+	VBROADCASTI32X4 208(AX), Z29
+	VBROADCASTI32X4 224(AX), Z30
+	MOVQ            CX, SI
+	SHLQ            $0x04, SI
+	VBROADCASTI32X4 (AX)(SI*1), Z31
+	XORQ            SI, SI
+	MOVQ            (DX), AX
+	VMOVDQU64       -16(AX)(SI*1), X0
+	MOVQ            8(DX), AX
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z0, Z0
+	MOVQ            16(DX), AX
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z0, Z0
+	MOVQ            24(DX), AX
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z0, Z0
+	MOVQ            32(DX), AX
+	VMOVDQU64       -16(AX)(SI*1), X1
+	MOVQ            40(DX), AX
+	VINSERTI32X4    $0x01, -16(AX)(SI*1), Z1, Z1
+	MOVQ            48(DX), AX
+	VINSERTI32X4    $0x02, -16(AX)(SI*1), Z1, Z1
+	MOVQ            56(DX), AX
+	VINSERTI32X4    $0x03, -16(AX)(SI*1), Z1, Z1
+
+row:
+	MOVQ         (DX), AX
+	VMOVDQU64    (AX)(SI*1), X4
+	MOVQ         8(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z4, Z4
+	MOVQ         16(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z4, Z4
+	MOVQ         24(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z4, Z4
+	VPTERNLOGQ   $0x96, Z16, Z4, Z0
+	MOVQ         32(DX), AX
+	VMOVDQU64    (AX)(SI*1), X5
+	MOVQ         40(DX), AX
+	VINSERTI32X4 $0x01, (AX)(SI*1), Z5, Z5
+	MOVQ         48(DX), AX
+	VINSERTI32X4 $0x02, (AX)(SI*1), Z5, Z5
+	MOVQ         56(DX), AX
+	VINSERTI32X4 $0x03, (AX)(SI*1), Z5, Z5
+	VPTERNLOGQ   $0x96, Z16, Z5, Z1
+	VAESENC      Z17, Z0, Z0
+	VAESENC      Z17, Z1, Z1
+	VAESENC      Z18, Z0, Z0
+	VAESENC      Z18, Z1, Z1
+	VAESENC      Z19, Z0, Z0
+	VAESENC      Z19, Z1, Z1
+	VAESENC      Z20, Z0, Z0
+	VAESENC      Z20, Z1, Z1
+	VAESENC      Z21, Z0, Z0
+	VAESENC      Z21, Z1, Z1
+	VAESENC      Z22, Z0, Z0
+	VAESENC      Z22, Z1, Z1
+	VAESENC      Z23, Z0, Z0
+	VAESENC      Z23, Z1, Z1
+	VAESENC      Z24, Z0, Z0
+	VAESENC      Z24, Z1, Z1
+	VAESENC      Z25, Z0, Z0
+	VAESENC      Z25, Z1, Z1
+	CMPQ         CX, $0x0a
+	JE           last
+	VAESENC      Z26, Z0, Z0
+	VAESENC      Z26, Z1, Z1
+	VAESENC      Z27, Z0, Z0
+	VAESENC      Z27, Z1, Z1
+	CMPQ         CX, $0x0c
+	JE           last
+	VAESENC      Z28, Z0, Z0
+	VAESENC      Z28, Z1, Z1
+	VAESENC      Z29, Z0, Z0
+	VAESENC      Z29, Z1, Z1
+
+last:
+	VAESENCLAST   Z31, Z0, Z0
+	VAESENCLAST   Z31, Z1, Z1
+	MOVQ          (DX), AX
+	VMOVDQU       X0, (AX)(SI*1)
+	MOVQ          8(DX), AX
+	VEXTRACTI32X4 $0x01, Z0, (AX)(SI*1)
+	MOVQ          16(DX), AX
+	VEXTRACTI32X4 $0x02, Z0, (AX)(SI*1)
+	MOVQ          24(DX), AX
+	VEXTRACTI32X4 $0x03, Z0, (AX)(SI*1)
+	MOVQ          32(DX), AX
+	VMOVDQU       X1, (AX)(SI*1)
+	MOVQ          40(DX), AX
+	VEXTRACTI32X4 $0x01, Z1, (AX)(SI*1)
+	MOVQ          48(DX), AX
+	VEXTRACTI32X4 $0x02, Z1, (AX)(SI*1)
+	MOVQ          56(DX), AX
+	VEXTRACTI32X4 $0x03, Z1, (AX)(SI*1)
+	ADDQ          $0x10, SI
+	DECQ          BX
+	JNZ           row
+	VPXORD        Z16, Z16, Z16
+	VPXORD        Z17, Z17, Z17
+	VPXORD        Z18, Z18, Z18
+	VPXORD        Z19, Z19, Z19
+	VPXORD        Z20, Z20, Z20
+	VPXORD        Z21, Z21, Z21
+	VPXORD        Z22, Z22, Z22
+	VPXORD        Z23, Z23, Z23
+	VPXORD        Z24, Z24, Z24
+	VPXORD        Z25, Z25, Z25
+	VPXORD        Z26, Z26, Z26
+	VPXORD        Z27, Z27, Z27
+	VPXORD        Z28, Z28, Z28
+	VPXORD        Z29, Z29, Z29
+	VPXORD        Z30, Z30, Z30
+	VPXORD        Z31, Z31, Z31
+	VZEROALL
+	RET
+
 // func cbcDecryptVAES(keys *byte, rounds int, lanes *byte, n int)
 // Requires: AVX, AVX512F, BMI2, VAES
 TEXT ·cbcDecryptVAES(SB), NOSPLIT, $0-32

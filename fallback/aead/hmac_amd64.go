@@ -5,6 +5,7 @@
 package aead
 
 import (
+	"crypto/subtle"
 	"encoding"
 	"encoding/binary"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // ratio counts.
 type hmacKernel struct {
 	word, lanes     int // bytes; how many words a register holds
-	all             func(l *hmacLanes, inner, outer *hmacState, blocks int)
+	all             func(l *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 	one             func(state *hmacState, p unsafe.Pointer, blocks int)
 	two             func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
 	allCost, niCost int
@@ -37,12 +38,12 @@ type hmacState [64]byte
 
 // hmacLanes is what the kernels read: for each message its whole blocks and,
 // aside, its padded rest, with how many blocks are the one and how many both.
-// The sums' words are in network order, a word of every lane after the other.
-// The assembly knows the layout, and moves data.
+// The hash's state is a word of every lane after the other. The assembly knows
+// the layout, and moves data.
 type hmacLanes struct {
 	data, tail   [groupSize]unsafe.Pointer
 	whole, total [groupSize]uint32
-	sums         [8 * 64]byte
+	state        [8][64]byte
 }
 
 // hmacBatch makes the truncated HMACs of a group of packets.
@@ -142,14 +143,7 @@ func (m *hmacBatch) group(jobs []job, first int) {
 		l.tail[i] = unsafe.Pointer(&m.tails[i])
 		l.whole[i], l.total[i] = 0, 0
 	}
-	m.kernel.all(l, &m.inner, &m.outer, longest)
-	for i := range jobs {
-		icv := m.icvs[first+i][:m.icv]
-		word := m.kernel.word
-		for w := 0; w < len(icv)/word; w++ {
-			copy(icv[w*word:][:word], l.sums[w*64+i*word:])
-		}
-	}
+	m.kernel.all(l, &m.inner, &m.outer, longest, &m.icvs[first])
 }
 
 // prepare makes a packet the work of a lane, and pads its rest: a one bit,
@@ -165,13 +159,12 @@ func (m *hmacBatch) prepare(lane int, j *job) {
 		n += 4
 	}
 	bits := uint64(block+whole*block+n) * 8
-	t[n] = 0x80
-	n++
 	size := block
-	if n > block-2*m.kernel.word {
+	if n >= block-2*m.kernel.word {
 		size = 2 * block
 	}
-	clear(t[n : size-8])
+	clear(t[n:size])
+	t[n] = 0x80
 	binary.BigEndian.PutUint64(t[size-8:], bits)
 
 	l := &m.lanes
@@ -240,7 +233,19 @@ func (m *hmacBatch) pad(t *[256]byte, inner *hmacState) {
 }
 
 // put writes a packet's ICV.
-func (m *hmacBatch) put(i int, icv []byte) { copy(icv, m.icvs[i][:m.icv]) }
+func (m *hmacBatch) put(i int, icv []byte) {
+	sum := &m.icvs[i]
+	for n := 0; n < len(icv) && n < len(sum); n += 4 {
+		*(*[4]byte)(icv[n:]) = [4]byte(sum[n:])
+	}
+}
 
 // equal compares a packet's ICV in constant time.
-func (m *hmacBatch) equal(i int, icv []byte) bool { return Equal(m.icvs[i][:m.icv], icv) }
+func (m *hmacBatch) equal(i int, icv []byte) bool {
+	var differ uint32
+	sum := &m.icvs[i]
+	for n := 0; n < len(icv) && n < len(sum); n += 4 {
+		differ |= binary.LittleEndian.Uint32(sum[n:]) ^ binary.LittleEndian.Uint32(icv[n:])
+	}
+	return subtle.ConstantTimeEq(int32(differ), 0) == 1 && len(icv) == m.icv
+}

@@ -7,19 +7,19 @@ package aead
 import "unsafe"
 
 // The kernels in lanes make whole HMACs, of messages of at most so many blocks
-// with their padding.
+// with their padding, and write the first bytes of each.
 
 //go:noescape
-func hmacSHA1Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+func hmacSHA1Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA256Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+func hmacSHA256Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int)
+func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 
 // The block functions of one message and of two. There is at least one block.
 

@@ -81,13 +81,13 @@ func (g *generator) hmacLanes(f family) {
 		f.swap[i] = byte(i ^ (f.word - 1))
 	}
 	k := g.table(f)
-	swap := g.StaticGlobal(f.name + "Swap")
+	g.StaticGlobal(f.name + "Swap")
 	g.DataAttributes(readOnly)
 	for i, b := range f.swap {
 		g.AddDatum(i, U8(b))
 	}
 
-	g.function("hmac"+f.name+"Lanes", "(lanes *byte, inner *byte, outer *byte, blocks int)")
+	g.function("hmac"+f.name+"Lanes", "(lanes *byte, inner *byte, outer *byte, blocks int, icvs *byte)")
 	h := &hasher{generator: g, family: f, s: zmm[:f.state], w: zmm[16:32], t: zmm[8:16], k: k}
 	base := g.Load(g.Param("lanes"), g.GP64())
 	inner := g.Load(g.Param("inner"), g.GP64())
@@ -165,14 +165,53 @@ func (g *generator) hmacLanes(f family) {
 	g.JMP(LabelRef("compress"))
 
 	g.Label("done")
-	for i := range f.digest {
-		g.VMOVDQA64(h.s[i], h.t[0])
-		g.VBROADCASTI32X4(swap, h.t[1])
-		g.VPSHUFB(h.t[1], h.t[0], h.t[0])
-		g.VMOVDQU64(h.t[0], at(hmacSum, i))
-	}
+	icvs := g.Load(g.Param("icvs"), tmp)
+	h.store(icvs)
 	g.wipe(zmm[:])
 	g.RET()
+}
+
+// store turns the first four words of the sums about and stores them in network
+// order, those of each lane in 32 bytes.
+func (h *hasher) store(icvs reg.Register) {
+	swap, out := h.t[4], h.t[:4]
+	h.VBROADCASTI32X4(NewDataAddr(Symbol{Name: h.name + "Swap", Static: true}, 0), swap)
+	for _, s := range h.s[:4] {
+		h.VPSHUFB(swap, s, s)
+	}
+	if h.word == 8 {
+		// Quarter q of registers 2i and 2i+1 are words 2i and 2i+1 of lanes 2q and
+		// 2q+1.
+		for i := range 2 {
+			h.VPUNPCKLQDQ(h.s[2*i+1], h.s[2*i], out[2*i])
+			h.VPUNPCKHQDQ(h.s[2*i+1], h.s[2*i], out[2*i+1])
+		}
+		for i, r := range out {
+			for q := range 4 {
+				h.VEXTRACTI32X4(Imm(uint64(q)), r, Mem{Base: icvs, Disp: 32*(2*q+i%2) + 16*(i/2)})
+			}
+		}
+		return
+	}
+	// Quarter q of register i are the words of lane 4q+i.
+	h.turn(h.s[:4], out)
+	for i, r := range h.s[:4] {
+		for q := range 4 {
+			h.VEXTRACTI32X4(Imm(uint64(q)), r, Mem{Base: icvs, Disp: 32 * (4*q + i)})
+		}
+	}
+}
+
+// turn transposes words of four bytes in each quarter of four registers.
+func (h *hasher) turn(w, t []reg.VecPhysical) {
+	h.VPUNPCKLDQ(w[1], w[0], t[0])
+	h.VPUNPCKHDQ(w[1], w[0], t[1])
+	h.VPUNPCKLDQ(w[3], w[2], t[2])
+	h.VPUNPCKHDQ(w[3], w[2], t[3])
+	h.VPUNPCKLQDQ(t[2], t[0], w[0])
+	h.VPUNPCKHQDQ(t[2], t[0], w[1])
+	h.VPUNPCKLQDQ(t[3], t[1], w[2])
+	h.VPUNPCKHQDQ(t[3], t[1], w[3])
 }
 
 func (h *hasher) broadcast(m Mem, r reg.Register) {
@@ -221,14 +260,7 @@ func (h *hasher) load(base, tmp reg.Register) {
 			h.VPSHUFB(t[7], t[1], w[1])
 			continue
 		}
-		h.VPUNPCKLDQ(w[1], w[0], t[0])
-		h.VPUNPCKHDQ(w[1], w[0], t[1])
-		h.VPUNPCKLDQ(w[3], w[2], t[2])
-		h.VPUNPCKHDQ(w[3], w[2], t[3])
-		h.VPUNPCKLQDQ(t[2], t[0], w[0])
-		h.VPUNPCKHQDQ(t[2], t[0], w[1])
-		h.VPUNPCKLQDQ(t[3], t[1], w[2])
-		h.VPUNPCKHQDQ(t[3], t[1], w[3])
+		h.turn(w, t)
 		for _, r := range w {
 			h.VPSHUFB(t[7], r, r)
 		}
