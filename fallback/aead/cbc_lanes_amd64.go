@@ -93,12 +93,15 @@ func (l *cbcLanes) encrypt(k *aesKey, n int, wide bool) {
 		for i := active; i < width; i++ {
 			ptr[i] = ptr[0] // the same work, with the same outcome
 		}
-		if wide && active <= narrowLanes {
-			cbcEncryptVAES8(&k.enc, k.rounds, &ptr, int(rows))
-		} else if wide {
+		switch {
+		case wide && active > wideLanes/2:
 			cbcEncryptVAES(&k.enc, k.rounds, &ptr, int(rows))
-		} else {
+		case wide:
+			cbcEncryptVAES8(&k.enc, k.rounds, &ptr, int(rows))
+		case active > narrowLanes/2:
 			cbcEncryptAESNI(&k.enc, k.rounds, &ptr, int(rows))
+		default:
+			cbcEncryptAESNI4(&k.enc, k.rounds, &ptr, int(rows))
 		}
 		still := 0
 		for i := range active {
@@ -180,6 +183,11 @@ func cbcDecryptVAES(keys *[15][aesBlock]byte, rounds int, lanes *cbcLanes, n int
 //
 //go:noescape
 func cbcEncryptAESNI(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
+
+// cbcEncryptAESNI4 is cbcEncryptVAES for the first four packets.
+//
+//go:noescape
+func cbcEncryptAESNI4(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
 
 // cbcDecryptAESNI decrypts the blocks at ptr, before which stands their IV.
 //

@@ -15,22 +15,22 @@ import (
 	"quicksand/sa"
 )
 
-// An hmacKernel is a hash function's kernels. The costs, of a block in every
-// lane and of a block of one of a pair of messages, are in no unit: only their
-// ratio counts.
+// An hmacKernel is a hash function's kernels, and what a block in every lane
+// costs where a block by itself, by the CPU's instructions for this hash or by
+// the standard library, costs 10.
 type hmacKernel struct {
-	word, lanes     int // bytes; how many words a register holds
-	all             func(l *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
-	one             func(state *hmacState, p unsafe.Pointer, blocks int)
-	two             func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
-	allCost, niCost int
+	word, lanes int // bytes; how many words a register holds
+	all         func(l *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+	one         func(state *hmacState, p unsafe.Pointer, blocks int)
+	two         func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
+	cost        int
 }
 
 var hmacKernels = map[sa.Integrity]hmacKernel{
-	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 41, 10},
-	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 90, 10},
-	sa.HMACSHA384: {8, 8, hmacSHA384Lanes, nil, nil, 1, 0},
-	sa.HMACSHA512: {8, 8, hmacSHA512Lanes, nil, nil, 1, 0},
+	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 41},
+	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 85},
+	sa.HMACSHA384: {8, 8, hmacSHA384Lanes, nil, nil, 14},
+	sa.HMACSHA512: {8, 8, hmacSHA512Lanes, nil, nil, 14},
 }
 
 // hmacState is the state of a hash function, in words of the CPU's byte order.
@@ -53,7 +53,7 @@ type hmacBatch struct {
 	esn          bool
 	icv          int
 	inner, outer hmacState // behind the padded key
-	mac          *MAC      // where there is no kernel
+	mac          *MAC      // where the CPU has no instructions for this hash
 	lanes        hmacLanes
 	tails        [groupSize][256]byte
 	states       [2]hmacState
@@ -64,10 +64,11 @@ func (m *hmacBatch) init(i sa.Integrity, key []byte, esn, wide, ni bool) error {
 	kernel, ok := hmacKernels[i]
 	m.kernel, m.esn, m.icv = kernel, esn, i.ICVLen()
 	m.wide, m.ni = ok && wide, ok && ni && kernel.one != nil
+	if !m.ni {
+		m.mac = newMAC(i, key)
+	}
 	if !m.wide && !m.ni {
-		var err error
-		m.mac, err = NewMAC(i, key)
-		return err
+		return nil
 	}
 	for state, pad := range map[*hmacState]byte{&m.inner: 0x36, &m.outer: 0x5c} {
 		if err := state.start(hashes[i](), key, pad, kernel.word); err != nil {
@@ -105,16 +106,8 @@ func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
 
 // sum makes the HMACs of the packets, the longest first.
 func (m *hmacBatch) sum(jobs []job) {
-	if m.mac != nil {
-		for i := range jobs {
-			p := jobs[i].pkt
-			m.mac.Reset()
-			m.mac.Write(p.Data[:jobs[i].to])
-			if m.esn {
-				m.mac.WriteHigh(p.Seq)
-			}
-			copy(m.icvs[i][:], m.mac.Sum())
-		}
+	if !m.wide && !m.ni {
+		m.plain(jobs, 0)
 		return
 	}
 	for first := 0; first < len(jobs); first += m.kernel.lanes {
@@ -134,8 +127,12 @@ func (m *hmacBatch) group(jobs []job, first int) {
 	for i := range jobs {
 		longest = max(longest, int(l.total[i]))
 	}
-	if m.ni && (!m.wide || blocks*m.kernel.niCost < (longest+1)*m.kernel.allCost) {
-		m.pairs(len(jobs), first)
+	if !m.wide || 10*blocks < m.kernel.cost*(longest+1) {
+		if m.ni {
+			m.pairs(len(jobs), first)
+		} else {
+			m.plain(jobs, first)
+		}
 		return
 	}
 	for i := len(jobs); i < m.kernel.lanes; i++ {
@@ -144,6 +141,19 @@ func (m *hmacBatch) group(jobs []job, first int) {
 		l.whole[i], l.total[i] = 0, 0
 	}
 	m.kernel.all(l, &m.inner, &m.outer, longest, &m.icvs[first])
+}
+
+// plain makes the HMACs of packets with the standard library.
+func (m *hmacBatch) plain(jobs []job, first int) {
+	for i := range jobs {
+		p := jobs[i].pkt
+		m.mac.Reset()
+		m.mac.Write(p.Data[:jobs[i].to])
+		if m.esn {
+			m.mac.WriteHigh(p.Seq)
+		}
+		copy(m.icvs[first+i][:], m.mac.Sum())
+	}
 }
 
 // prepare makes a packet the work of a lane, and pads its rest: a one bit,
