@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package offload
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"quicksand/sa"
+)
+
+// childKey is what makes a child the same one, whichever of its pairs is
+// looked at. Endpoints move, so they are not in it.
+type childKey struct {
+	conn, child   string
+	local, remote sa.Selector
+}
+
+func keyOf(p *sa.Policy) childKey {
+	return childKey{conn: p.Conn, child: p.Child, local: p.LocalTS, remote: p.RemoteTS}
+}
+
+// child is a policy of the contract: what it selects, and what carries it.
+type child struct {
+	key       childKey
+	pairs     []*pair // the one activated last is the last
+	active    *pair
+	activated uint64     // when it last became active, in the backend's count
+	route     sa.Policy  // that its route was made for
+	trap      *sa.Policy // or nil
+	released  bool       // nobody wants the child any more once it has no pair
+	slots     []*slot
+}
+
+// pair is an installed pair.
+type pair struct {
+	*sa.Pair
+	child   *child
+	in, out state // as installed; without keys
+	at      sa.Placement
+	offload *offloading // of both SAs, where they have one
+	routed  bool        // the route to its peer is in place
+
+	expired         bool // one of its SAs has reached a hard limit
+	soft            bool // SoftExpired was reported
+	used            bool // FirstUse was reported
+	watch           watch
+	remapped        remapping
+	lastIn, lastOut activity
+}
+
+// slot is one policy of the kernel. Of the children that want it one has it.
+type slot struct {
+	key       slotKey
+	children  []*child
+	installed *policy // or nil
+}
+
+type slotKey struct {
+	dir direction
+	sel selector
+}
+
+// maxPolicies bounds the pairs of subnets that a child's selectors may need.
+const maxPolicies = 64
+
+// selectorsOf returns the selectors of a child's out policies: its ranges as
+// subnets, each with each.
+func selectorsOf(k childKey) []selector {
+	var out []selector
+	for _, l := range k.local.Prefixes() {
+		for _, r := range k.remote.Prefixes() {
+			out = append(out, selector{Src: l, Dst: r, Proto: cmp.Or(k.local.Protocol, k.remote.Protocol),
+				SPort: k.local.Port, DPort: k.remote.Port})
+		}
+	}
+	return out
+}
+
+// reverse is the selector of the traffic's other direction.
+func (s selector) reverse() selector {
+	return selector{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SPort: s.DPort, DPort: s.SPort, Device: s.Device}
+}
+
+// basePriority is that of the policy which selects everything. Narrower ones
+// have lower numbers, which the kernel looks at first. Between any two lies a
+// number for the policy's replacement.
+const basePriority = 100000
+
+func (s selector) priority() uint32 {
+	n := 9 * (s.Src.Bits() + s.Dst.Bits())
+	for _, set := range []bool{s.Proto != 0, s.SPort != 0, s.DPort != 0} {
+		if set {
+			n += 2
+		}
+	}
+	return uint32(basePriority - 2*n)
+}
+
+// occupy gives the child its slots; they are filled by settle.
+func (b *Backend) occupy(c *child) {
+	for _, sel := range selectorsOf(c.key) {
+		for _, k := range []slotKey{{dirOut, sel}, {dirIn, sel.reverse()}, {dirFwd, sel.reverse()}} {
+			s := b.slots[k]
+			if s == nil {
+				s = &slot{key: k}
+				b.slots[k] = s
+			}
+			s.children = append(s.children, c)
+			c.slots = append(c.slots, s)
+		}
+	}
+}
+
+// vacate takes the child's slots away from it.
+func (b *Backend) vacate(c *child) error {
+	slots := c.slots
+	c.slots = nil
+	for _, s := range slots {
+		s.children = slices.DeleteFunc(s.children, func(o *child) bool { return o == c })
+	}
+	return b.settle(slots)
+}
+
+// winner is the child that has the slot: the one activated last.
+func (s *slot) winner() *child {
+	if len(s.children) == 0 {
+		return nil
+	}
+	return slices.MaxFunc(s.children, func(a, c *child) int { return cmp.Compare(a.activated, c.activated) })
+}
+
+// settle makes the kernel's policies in the slots what they ought to be.
+func (b *Backend) settle(slots []*slot) error {
+	type change struct {
+		slot *slot
+		to   *policy
+	}
+	var requests []request
+	var changes []change
+	for _, s := range slots {
+		want := b.wanted(s)
+		if r, ok := s.change(want); ok {
+			requests = append(requests, r)
+			changes = append(changes, change{s, want})
+		}
+	}
+	var errs []error
+	for i, r := range b.conn.do(requests...) {
+		c := changes[i]
+		switch {
+		case r.err == nil, c.to == nil && absent(r.err):
+			c.slot.record(b, c.to)
+		case c.to != nil && c.slot.installed == nil && errors.Is(r.err, unix.EEXIST):
+			errs = append(errs, fmt.Errorf("%w: another program has a policy for the same traffic", r.err))
+		default:
+			errs = append(errs, r.err)
+		}
+	}
+	for _, s := range slots {
+		if len(s.children) == 0 && s.installed == nil {
+			delete(b.slots, s.key)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// record notes what is in the slot now.
+func (s *slot) record(b *Backend, p *policy) {
+	if s.installed != nil {
+		delete(b.byIndex, s.installed.Index)
+	}
+	s.installed = p
+	if p != nil {
+		b.byIndex[p.Index] = s
+	}
+}
+
+// change returns the request that makes want of what is in the slot, if one is
+// needed.
+func (s *slot) change(want *policy) (request, bool) {
+	switch {
+	case want == nil && s.installed == nil:
+		return request{}, false
+	case want == nil:
+		return request{what: fmt.Sprintf("remove %s policy", s.key.dir), kind: msgDelPolicy, body: s.installed.encodeID()}, true
+	case s.installed == nil:
+		// NEWPOLICY does not replace a policy, which would be another program's.
+		return request{what: fmt.Sprintf("add %s policy", s.key.dir), kind: msgNewPolicy, body: want.encode()}, true
+	case want.equal(s.installed):
+		return request{}, false
+	}
+	return request{what: fmt.Sprintf("change %s policy", s.key.dir), kind: msgUpdPolicy, body: want.encode()}, true
+}
+
+// wanted is the policy that ought to be in the slot.
+func (b *Backend) wanted(s *slot) *policy {
+	c := s.winner()
+	if c == nil {
+		return nil
+	}
+	p := &policy{Selector: s.key.sel, Dir: s.key.dir, Priority: s.key.sel.priority()}
+	if s.installed != nil {
+		p.Index = s.installed.Index
+	} else {
+		p.Index = b.newIndex(s.key.dir)
+	}
+	if s.key.dir == dirOut {
+		p.Template = c.outTemplate()
+		p.Block = p.Template == nil
+	} else {
+		p.Template = c.inTemplate()
+		p.Block = p.Template == nil
+	}
+	return p
+}
+
+// newIndex returns an index that marks a policy as ours and is not in use.
+func (b *Backend) newIndex(d direction) uint32 {
+	for {
+		b.lastIndex = (b.lastIndex + 8) & (ownIndexEnd - ownIndex - 1)
+		if i := ownIndex | b.lastIndex | uint32(d); b.byIndex[i] == nil {
+			return i
+		}
+	}
+}
+
+// outTemplate is what the child's traffic goes out through, or nil where
+// nothing may pass.
+func (c *child) outTemplate() *template {
+	switch p := c.active; {
+	case p != nil && p.expired:
+		return nil
+	case p != nil:
+		t := endpoints(&p.Policy, p.Suite.Protocol)
+		t.SPI, t.Reqid = p.Out.SPI, p.out.Reqid
+		return &t
+	case c.trap != nil:
+		t := endpoints(c.trap, sa.ESP)
+		return &t
+	}
+	return nil
+}
+
+// inTemplate is what the child's traffic must have come in through.
+func (c *child) inTemplate() *template {
+	var t template
+	switch {
+	case c.active != nil:
+		t = endpoints(&c.active.Policy, c.active.Suite.Protocol)
+	case len(c.pairs) > 0:
+		p := c.pairs[len(c.pairs)-1]
+		t = endpoints(&p.Policy, p.Suite.Protocol)
+	case c.trap != nil:
+		t = endpoints(c.trap, sa.ESP)
+	default:
+		return nil
+	}
+	t.Src, t.Dst = t.Dst, t.Src
+	return &t
+}
+
+func endpoints(p *sa.Policy, proto sa.Protocol) template {
+	return template{Src: p.Local.Addr().WithZone(""), Dst: p.Remote.Addr().WithZone(""), Proto: proto, Reqid: p.Reqid, Mode: p.Mode}
+}
+
+func (p *policy) equal(o *policy) bool {
+	return p.Selector == o.Selector && p.Dir == o.Dir && p.Priority == o.Priority && p.Index == o.Index &&
+		p.Block == o.Block && same(p.Template, o.Template) && same(p.Offload, o.Offload)
+}
+
+// same compares what two pointers point to.
+func same[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// given reports whether a is a real address, and not one for the kernel to
+// choose.
+func given(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() }

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package offload
+
+import (
+	"time"
+
+	"quicksand/sa"
+)
+
+// The kernel does not say when an SA is first used, so new pairs are looked at:
+// often while they are young, for then the daemon waits for it.
+const (
+	watchFirst = 10 * time.Millisecond
+	watchLast  = 30 * time.Second
+)
+
+// watch is when a pair is next looked at.
+type watch struct{ since, next time.Time }
+
+// interval is how long to wait before the pair is looked at again: a quarter
+// of its age.
+func (w watch) interval(now time.Time) time.Duration {
+	return min(max(now.Sub(w.since)/4, watchFirst), watchLast)
+}
+
+// watchSoon has a new pair watched. The lock is held.
+func (b *Backend) watchSoon(p *pair) {
+	now := time.Now()
+	p.watch = watch{now, now.Add(watchFirst)}
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watchPairs looks at pairs that were not used yet, until the backend is
+// closed.
+func (b *Backend) watchPairs() {
+	timer := time.NewTimer(watchLast)
+	defer timer.Stop()
+	for {
+		b.mu.Lock()
+		timer.Reset(b.lookForUse(time.Now()))
+		b.mu.Unlock()
+		select {
+		case <-b.stop:
+			return
+		case <-b.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// lookForUse looks at the pairs that are due, and returns when the next ones
+// are. The lock is held.
+func (b *Backend) lookForUse(now time.Time) time.Duration {
+	wait := watchLast
+	var due []*pair
+	var requests []request
+	for _, p := range b.pairs {
+		switch {
+		case p.used || p.expired:
+		case p.watch.next.After(now):
+			wait = min(wait, p.watch.next.Sub(now))
+		default:
+			due = append(due, p)
+			requests = append(requests, reading(p.in.ID))
+		}
+	}
+	for i, r := range b.conn.do(requests...) {
+		p := due[i]
+		if s, err := answer(r); err == nil && s.Packets > 0 {
+			p.used = true
+			b.events.emit(sa.Event{Kind: sa.FirstUse, Pair: p.ID})
+			continue
+		}
+		d := p.watch.interval(now)
+		p.watch.next = now.Add(d)
+		wait = min(wait, d)
+	}
+	return wait
+}
