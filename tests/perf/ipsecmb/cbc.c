@@ -4,6 +4,7 @@
  * The rate of intel-ipsec-mb for AES-CBC with HMAC in ESP, over batches of
  * packets of one SA, in place.
  *
+ *   cc -O2 -o cbc cbc.c -lIPSec_MB
  *   cbc BITS HASH DIRECTION SIZE MILLISECONDS
  *
  * HASH is sha1, sha256, sha384 or sha512; DIRECTION seal or open; SIZE that of
