@@ -57,7 +57,7 @@ type hmacBatch struct {
 	lanes        hmacLanes
 	tails        [groupSize][256]byte
 	states       [2]hmacState
-	icvs         [groupSize][32]byte
+	icvs         [2 * groupSize][32]byte // a kernel writes those of all its lanes
 }
 
 func (m *hmacBatch) init(i sa.Integrity, key []byte, esn, wide, ni bool) error {
@@ -93,7 +93,11 @@ func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
 		return err
 	}
 	const mark = 4
-	for i := 0; i < min(len(b)-mark, len(s))/word*word; i += word {
+	size := h.Size()
+	if word == 8 { // SHA-384's sum is not all of its state
+		size = len(s)
+	}
+	for i := 0; i < size; i += word {
 		if word == 4 {
 			binary.LittleEndian.PutUint32(s[i:], binary.BigEndian.Uint32(b[mark+i:]))
 		} else {
@@ -115,32 +119,61 @@ func (m *hmacBatch) sum(jobs []job) {
 	}
 }
 
-// group does as many packets as there are lanes at most.
+// group does as many packets as there are lanes at most: all at once but for
+// some of the longest, for which alone the lanes would have to go on.
 func (m *hmacBatch) group(jobs []job, first int) {
+	alone := m.alone(jobs)
+	if alone < len(jobs) {
+		m.together(jobs[alone:], first+alone)
+	}
+	switch {
+	case alone > 0 && m.ni:
+		for i := range alone {
+			m.prepare(i, &jobs[i])
+		}
+		m.pairs(alone, first)
+	case alone > 0:
+		m.plain(jobs[:alone], first)
+	}
+}
+
+// alone returns how many of the packets, the longest first, are better hashed
+// by themselves.
+func (m *hmacBatch) alone(jobs []job) int {
+	if !m.wide {
+		return len(jobs)
+	}
+	best, count, alone := 0, 0, 0
+	for i := range jobs {
+		blocks := m.blockCount(jobs[i].to)
+		if cost := alone + m.kernel.cost*blocks; i == 0 || cost < best {
+			best, count = cost, i
+		}
+		if alone += 10 * blocks; alone >= best {
+			return count
+		}
+	}
+	return len(jobs)
+}
+
+// blockCount is about how many blocks the HMAC of so many bytes takes.
+func (m *hmacBatch) blockCount(bytes int) int {
+	return 2 + (bytes+2*m.kernel.word)/(16*m.kernel.word)
+}
+
+// together does the packets in lanes.
+func (m *hmacBatch) together(jobs []job, first int) {
 	l := &m.lanes
-	blocks := 0
+	longest := uint32(0)
 	for i := range jobs {
 		m.prepare(i, &jobs[i])
-		blocks += int(l.total[i]) + 1
-	}
-	longest := int(l.total[0])
-	for i := range jobs {
-		longest = max(longest, int(l.total[i]))
-	}
-	if !m.wide || 10*blocks < m.kernel.cost*(longest+1) {
-		if m.ni {
-			m.pairs(len(jobs), first)
-		} else {
-			m.plain(jobs, first)
-		}
-		return
+		longest = max(longest, l.total[i])
 	}
 	for i := len(jobs); i < m.kernel.lanes; i++ {
-		l.data[i] = unsafe.Pointer(&m.tails[i])
-		l.tail[i] = unsafe.Pointer(&m.tails[i])
+		l.data[i], l.tail[i] = unsafe.Pointer(&m.tails[i]), unsafe.Pointer(&m.tails[i])
 		l.whole[i], l.total[i] = 0, 0
 	}
-	m.kernel.all(l, &m.inner, &m.outer, longest, &m.icvs[first])
+	m.kernel.all(l, &m.inner, &m.outer, int(longest), &m.icvs[first])
 }
 
 // plain makes the HMACs of packets with the standard library.
