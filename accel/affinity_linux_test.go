@@ -4,6 +4,8 @@ package accel
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -40,18 +42,40 @@ func pinned(t *testing.T, cpu int) int {
 	tid := make(chan int)
 	end, ended := make(chan struct{}), make(chan struct{})
 	var err error
-	go func() {
-		defer close(ended)
+	var work func()
+	work = func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread does not end with its goroutine, and would stay
+			// where it was pinned.
+			done := make(chan struct{})
+			go func() { work(); close(done) }()
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
 		err = Pin(cpu)
 		tid <- unix.Gettid()
 		<-end
+	}
+	go func() {
+		defer close(ended)
+		work()
 	}()
 	id := <-tid
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { close(end); <-ended })
+	t.Cleanup(func() {
+		close(end)
+		<-ended
+		// The thread ends a moment after its goroutine.
+		for task := fmt.Sprintf("/proc/self/task/%d", id); ; runtime.Gosched() {
+			if _, err := os.Stat(task); err != nil {
+				return
+			}
+		}
+	})
 	return id
 }
 
