@@ -46,9 +46,12 @@ type Backend struct {
 	conn   *conn
 	router *router
 	events *events
-	notes  *notes // the kernel's
+	notes  *notes // of XFRM
+	links  *notes // of devices
 	log    *slog.Logger
 	o      Options
+
+	devices devices
 
 	// directions is whether the kernel knows XFRMA_SA_DIR, from 6.10 on.
 	directions bool
@@ -65,6 +68,9 @@ type Backend struct {
 	byIndex   map[uint32]*slot
 	reserved  map[stateID]struct{}
 	trials    map[trialKey]trial
+	refused   map[refusalKey]refusal
+	bypass    map[bypassKey][]*policy
+	repairAt  *time.Timer
 	lastIndex uint32
 	count     uint64 // of activations
 	wake      chan struct{}
@@ -106,6 +112,8 @@ func newBackend(c *conn, o Options) *Backend {
 		byIndex:  map[uint32]*slot{},
 		reserved: map[stateID]struct{}{},
 		trials:   map[trialKey]trial{},
+		refused:  map[refusalKey]refusal{},
+		bypass:   map[bypassKey][]*policy{},
 	}
 }
 
@@ -120,10 +128,18 @@ func (b *Backend) start() error {
 	if b.router, err = newRouter(b.o); err != nil {
 		return err
 	}
+	b.devices.router = b.router
+	if b.devices.ethtool, err = openEthtool(); err != nil {
+		return err
+	}
 	if b.notes, err = dialNotes(); err != nil {
 		return err
 	}
+	if b.links, err = dialLinks(); err != nil {
+		return err
+	}
 	b.done.Go(b.listen)
+	b.done.Go(b.listenLinks)
 	b.done.Go(b.watchPairs)
 	return nil
 }
@@ -161,6 +177,7 @@ func (b *Backend) Close() error {
 	for _, p := range b.pairs {
 		errs = append(errs, b.decapsulate(p.Pair, false))
 	}
+	errs = append(errs, b.stopIKEPass())
 	clear(b.children)
 	clear(b.pairs)
 	clear(b.states)
@@ -168,8 +185,9 @@ func (b *Backend) Close() error {
 	b.mu.Unlock()
 
 	close(b.stop)
-	errs = append(errs, b.router.close(), b.notes.close(), b.conn.Close())
+	errs = append(errs, b.notes.close(), b.links.close())
 	b.done.Wait()
+	errs = append(errs, b.router.close(), b.devices.ethtool.close(), b.conn.Close())
 	b.events.close()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close XFRM: %w", err)

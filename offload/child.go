@@ -55,6 +55,8 @@ type pair struct {
 }
 
 // slot is one policy of the kernel. Of the children that want it one has it.
+// Beside an offloaded policy stands a guard that blocks the same traffic: the
+// kernel drops offloaded policies when their device goes down.
 type slot struct {
 	key       slotKey
 	children  []*child
@@ -62,8 +64,9 @@ type slot struct {
 }
 
 type slotKey struct {
-	dir direction
-	sel selector
+	dir   direction
+	sel   selector
+	guard bool
 }
 
 // maxPolicies bounds the pairs of subnets that a child's selectors may need.
@@ -88,8 +91,8 @@ func (s selector) reverse() selector {
 }
 
 // basePriority is that of the policy which selects everything. Narrower ones
-// have lower numbers, which the kernel looks at first. Between any two lies a
-// number for the policy's replacement.
+// have lower numbers, which the kernel looks at first. Between any two there is
+// room for the policy's other priority and for its guard.
 const basePriority = 100000
 
 func (s selector) priority() uint32 {
@@ -99,13 +102,13 @@ func (s selector) priority() uint32 {
 			n += 2
 		}
 	}
-	return uint32(basePriority - 2*n)
+	return uint32(basePriority - 4*n)
 }
 
 // occupy gives the child its slots; they are filled by settle.
 func (b *Backend) occupy(c *child) {
 	for _, sel := range selectorsOf(c.key) {
-		for _, k := range []slotKey{{dirOut, sel}, {dirIn, sel.reverse()}, {dirFwd, sel.reverse()}} {
+		for _, k := range []slotKey{{dirOut, sel, true}, {dirOut, sel, false}, {dirIn, sel.reverse(), false}, {dirFwd, sel.reverse(), false}} {
 			s := b.slots[k]
 			if s == nil {
 				s = &slot{key: k}
@@ -210,21 +213,57 @@ func (b *Backend) wanted(s *slot) *policy {
 	} else {
 		p.Index = b.newIndex(s.key.dir)
 	}
-	if s.key.dir == dirOut {
+	switch s.key.dir {
+	case dirOut:
 		p.Template = c.outTemplate()
-		p.Block = p.Template == nil
-	} else {
+		if c.active != nil && p.Template != nil {
+			p.Offload = c.active.policyOffload()
+		}
+	case dirIn:
 		p.Template = c.inTemplate()
-		p.Block = p.Template == nil
+		for _, pair := range c.pairs {
+			if o := pair.policyOffload(); o != nil && !pair.expired {
+				p.Offload = o
+			}
+		}
+	default: // what is forwarded is never offloaded
+		p.Template = c.inTemplate()
+	}
+	p.Block = p.Template == nil
+	if s.key.guard {
+		if p.Offload == nil {
+			return nil
+		}
+		p.Offload, p.Template, p.Block, p.Guard = nil, nil, true, true
+		p.Priority++
+		return p
+	}
+	if was := s.installed; was != nil {
+		p.Priority = was.Priority
+		if was.Offload != nil && p.Offload != nil && !p.equal(was) {
+			// A NIC cannot hold both for the moment of the change, unless at
+			// different priorities.
+			p.Priority = 2*s.key.sel.priority() - 1 - was.Priority
+		}
 	}
 	return p
+}
+
+// policyOffload is what the policies of a pair ask for: offload is theirs with
+// packet offload only.
+func (p *pair) policyOffload() *offloading {
+	if p.offload == nil || !p.offload.Packet {
+		return nil
+	}
+	return &offloading{Device: p.offload.Device, Packet: true}
 }
 
 // newIndex returns an index that marks a policy as ours and is not in use.
 func (b *Backend) newIndex(d direction) uint32 {
 	for {
 		b.lastIndex = (b.lastIndex + 8) & (ownIndexEnd - ownIndex - 1)
-		if i := ownIndex | b.lastIndex | uint32(d); b.byIndex[i] == nil {
+		i := ownIndex | b.lastIndex | uint32(d)
+		if _, taken := b.byIndex[i]; !taken {
 			return i
 		}
 	}
@@ -271,7 +310,7 @@ func endpoints(p *sa.Policy, proto sa.Protocol) template {
 
 func (p *policy) equal(o *policy) bool {
 	return p.Selector == o.Selector && p.Dir == o.Dir && p.Priority == o.Priority && p.Index == o.Index &&
-		p.Block == o.Block && same(p.Template, o.Template) && same(p.Offload, o.Offload)
+		p.Block == o.Block && p.Guard == o.Guard && same(p.Template, o.Template) && same(p.Offload, o.Offload)
 }
 
 // same compares what two pointers point to.

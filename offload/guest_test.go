@@ -154,4 +154,61 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+// newNICs makes the test network over the test NICs.
+func newNICs(t *testing.T) (a, b *site) {
+	t.Helper()
+	a, b = &site{t: t, ns: newNamespace(t)}, &site{t: t, ns: newNamespace(t)}
+	sh(t, "ip link set pkt0 netns %s && ip link set pkt1 netns %s", a.ns, b.ns)
+	t.Cleanup(func() {
+		tryShell("ip -n %s link set pkt0 netns 1; ip -n %s link set pkt1 netns 1", a.ns, b.ns)
+	})
+	for _, s := range []*site{a, b} {
+		sh(t, "ip -n %s link set lo up", s.ns)
+	}
+	sh(t, "ip -n %s link set pkt0 name eth0; ip -n %s link set pkt1 name eth0", a.ns, b.ns)
+	addresses(a, b, "eth0")
+	a.open(Options{})
+	b.open(Options{})
+	t.Cleanup(func() { tryShell("ip -n %s link set eth0 name pkt0; ip -n %s link set eth0 name pkt1", a.ns, b.ns) })
+	return a, b
+}
+
+func TestNIC(t *testing.T) {
+	a, b := newNICs(t)
+	for i, offload := range []sa.Offload{sa.OffloadPacket, sa.OffloadCrypto, sa.OffloadAuto, sa.OffloadNo} {
+		p := pairOf("aes128gcm16", func(p *sa.Pair) { p.ID, p.Offload, p.Child = uint32(i+1), offload, offload.String() })
+		at := a.install(p)
+		t.Logf("%s: %s on %s: %s", offload, at.Kind, at.Device, at.Detail)
+		if want := []sa.Kind{sa.Packet, sa.Crypto, sa.Packet, sa.Kernel}[i]; at.Kind != want {
+			t.Errorf("%s: runs as %s, not %s", offload, at.Kind, want)
+		}
+		b.install(mirror(p))
+		a.activate(p)
+		b.activate(mirror(p))
+		a.ping(innerB, "-I "+innerA)
+		t.Log(a.state())
+		q := next(p)
+		q.ID += 10
+		a.install(q)
+		b.install(mirror(q))
+		a.ping(innerB, "-I "+innerA)
+		a.activate(q)
+		a.ping(innerB, "-I "+innerA)
+		b.activate(mirror(q))
+		a.ping(innerB, "-I "+innerA)
+		for _, s := range []*site{a, b} {
+			in, out, err := s.b.Counters(q)
+			t.Log(in, out, err)
+		}
+		t.Log(a.state())
+		for _, s := range []*site{a, b} {
+			s.remove(p)
+			s.remove(q)
+		}
+		a.b.Untrap(p.Policy)
+		b.b.Untrap(mirror(p).Policy)
+		t.Log(a.state())
+	}
+}
+
 var _ = netip.Addr{}

@@ -97,7 +97,7 @@ func (b *Backend) Install(q *sa.Pair) (sa.Placement, error) {
 		p, err := b.place(q, how)
 		if err != nil {
 			why = append(why, fmt.Sprintf("not %s: %v", how.kind, err))
-			b.remember(how, err)
+			b.remember(how, q, err)
 			continue
 		}
 		p.at.Detail = strings.Join(append([]string{p.at.Detail}, why...), "; ")
@@ -113,6 +113,11 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	if p.in, p.out, err = b.makeStates(q, how); err != nil {
 		return nil, err
 	}
+	if how.kind == sa.Packet {
+		if err := b.letIKEPass(how.egress, q.Remote.Addr().Is6()); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.decapsulate(q, true); err != nil {
 		return nil, err
 	}
@@ -127,13 +132,11 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	p.in.forgetKeys()
 	p.out.forgetKeys()
 	p.at = b.placementOf(q, how, inSeen, outSeen)
-	if p.at.Kind == sa.Kernel && how.kind != sa.Kernel {
-		b.deleteStates(p)
-		return undo(fmt.Errorf("the kernel keeps the SA in software on %s", how.egress.name()))
+	if p.at.Kind != how.kind {
+		return undo(errors.Join(fmt.Errorf("%s: %w", how.egress.describe(), errSoftware), b.deleteStates(p)))
 	}
 	if err := b.adopt(p); err != nil {
-		b.deleteStates(p)
-		return undo(err)
+		return undo(errors.Join(err, b.deleteStates(p)))
 	}
 	delete(b.reserved, p.in.ID)
 	b.watchSoon(p)

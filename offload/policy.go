@@ -14,8 +14,8 @@ import (
 // ownIndexEnd. The kernel takes the index that it is given, and counts its own
 // from 8 in steps of 8.
 const (
-	ownIndex    = 0x71500000
-	ownIndexEnd = 0x71600000
+	ownIndex    = 0x71000000
+	ownIndexEnd = 0x72000000
 )
 
 func isOwnIndex(index uint32) bool { return index >= ownIndex && index < ownIndexEnd }
@@ -36,6 +36,9 @@ type policy struct {
 	Priority uint32 // the lowest is looked at first
 	Index    uint32
 	Block    bool
+	// Guard makes the policy differ from another one of the same selector: it
+	// is for packets that have not the mark guardMark, that is for all.
+	Guard    bool
 	Template *template
 	Offload  *offloading
 }
@@ -59,7 +62,21 @@ func (p *policy) encode() []byte {
 	if p.Offload != nil {
 		a.add(attrOffload, p.Offload.encode())
 	}
+	p.addMark(&a)
 	return a.b
+}
+
+// guardMark is a bit of the firewall mark that nobody sets.
+const guardMark = 1 << 31
+
+// addMark adds the mark by which the kernel tells a guard from the policy that
+// it guards.
+func (p *policy) addMark(a *attributes) {
+	if p.Guard {
+		mark := make([]byte, 8)
+		native.PutUint32(mark[4:], guardMark)
+		a.add(attrMark, mark)
+	}
 }
 
 func (t *template) encode() []byte {
@@ -83,7 +100,9 @@ func (p *policy) encodeID() []byte {
 	p.Selector.put(b)
 	native.PutUint32(b[56:], p.Index)
 	b[60] = uint8(p.Dir)
-	return b
+	a := attributes{b}
+	p.addMark(&a)
+	return a.b
 }
 
 // decodePolicy reads a policy of NEWPOLICY, as far as it is needed: not its
@@ -100,8 +119,11 @@ func decodePolicy(b []byte) (*policy, error) {
 		Block:    b[161] == actionBlock,
 	}
 	eachAttribute(b[lenPolicy:], func(kind uint16, data []byte) {
-		if kind == attrOffload {
+		switch {
+		case kind == attrOffload:
 			p.Offload = decodeOffloading(data)
+		case kind == attrMark && len(data) >= 8:
+			p.Guard = native.Uint32(data[4:]) == guardMark
 		}
 	})
 	return p, nil

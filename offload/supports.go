@@ -42,7 +42,7 @@ func (b *Backend) supports(q *sa.Pair) error {
 	if err := b.selectable(&q.Policy); err != nil {
 		return err
 	}
-	return b.try(trialKey{suite: q.Suite, mode: q.Mode, encap: q.Encap, v6: q.Remote.Addr().Is6()})
+	return b.try(trialKeyOf(q))
 }
 
 // selectable says why the kernel cannot have a policy's selectors and
@@ -76,6 +76,10 @@ type trialKey struct {
 	mode  sa.Mode
 	encap bool
 	v6    bool
+}
+
+func trialKeyOf(q *sa.Pair) trialKey {
+	return trialKey{suite: q.Suite, mode: q.Mode, encap: q.Encap, v6: q.Remote.Addr().Is6()}
 }
 
 // trial is the answer; a refusal is asked for again after a while, for modules

@@ -41,6 +41,7 @@ const (
 	attrLastUsed     = 15
 	attrAlgAEAD      = 18
 	attrAlgAuthTrunc = 20
+	attrMark         = 21
 	attrReplayESN    = 23
 	attrExtraFlags   = 24
 	attrOffload      = 28
