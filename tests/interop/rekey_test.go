@@ -71,8 +71,8 @@ type rekeyed struct {
 	q, s harness.Options
 }
 
-// load loads a connection with the children, each between networks of its
-// number.
+// loadRekeyed loads a connection with the children, each between networks of
+// its number.
 func (d *duo) loadRekeyed(t *testing.T, cases []rekeyed, proposal string) {
 	t.Helper()
 	var forQ, forS []harness.Child
@@ -133,6 +133,9 @@ func TestTimedRekey(t *testing.T) {
 			soon := harness.Options{"rekey_time": "2s", "life_time": "20s", "rand_time": "0s"}
 			late := harness.Options{"rekey_time": "1h", "life_time": "2h"}
 			cases := []rekeyed{{"by-quicksand", soon, late}, {"by-strongswan", late, soon}, {"by-both", soon, soon}}
+			if reference {
+				cases = cases[:2] // two strongSwans do not always find to one pair
+			}
 			d.loadRekeyed(t, cases, proposal)
 			d.underTraffic(t, cases, harness.Ping{Count: 2200, Interval: 5 * time.Millisecond}, 5)
 		})
