@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// curve is the kernel of an ECP group or of Curve25519, on crypto/ecdh, which
-// is constant time.
+// curve is the kernel of an ECP group or of Curve25519 on crypto/ecdh, which is
+// constant time.
 type curve struct {
 	curve ecdh.Curve
 	bits  int  // of the field; a scalar is no longer
@@ -54,7 +54,7 @@ func (c *curve) one(random io.Reader, r *Request) Result {
 	if peer == nil {
 		return res
 	}
-	scalar, err := key.curveKey()
+	scalar, err := key.curveKey(c.curve)
 	if err == nil {
 		res.Shared, err = scalar.ECDH(peer)
 	}
@@ -100,7 +100,7 @@ func (c *curve) key(g Group, x []byte) (*PrivateKey, error) {
 	if c.xy {
 		public = public[1:]
 	}
-	return &PrivateKey{group: g, public: public, scalar: scalar}, nil
+	return &PrivateKey{group: g, public: public, scalar: scalar, exponent: clone(x)}, nil
 }
 
 // public reads a peer's value: a point of the curve, or any 32 bytes for

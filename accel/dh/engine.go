@@ -81,6 +81,7 @@ type Engine struct {
 	work   sync.Cond  // a request waits, or the engine is closed
 	closed bool
 	queue  queue
+	idle   int // workers that wait for work
 	stats  Stats
 }
 
@@ -174,7 +175,7 @@ func (e *Engine) Close() {
 	e.closed = true
 	var waiting []*Request
 	for e.queue.length > 0 {
-		waiting = append(waiting, e.queue.take(func(Group) int { return e.queue.length })...)
+		waiting = append(waiting, e.queue.take(func(_ Group, waiting int) int { return waiting })...)
 	}
 	e.stats.Answered += uint64(len(waiting))
 	e.work.Broadcast()
@@ -212,16 +213,29 @@ func (e *Engine) run(core []int, ready chan<- error) {
 }
 
 // take waits for requests of one group, and returns nil once the engine is
-// closed.
+// closed. It never waits for more of them: a request that comes alone is computed
+// alone at once, and while that runs others gather, so lanes fill by themselves
+// when there is more to do than time. It leaves a fair part to workers that have
+// nothing to do.
 func (e *Engine) take() []*Request {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.idle++
 	for e.queue.length == 0 && !e.closed {
 		e.work.Wait()
 	}
-	batch := e.queue.take(func(g Group) int { return e.kernels[g].lanes() })
+	e.idle--
+	batch := e.queue.take(func(g Group, waiting int) int {
+		return fairPart(e.kernels[g].lanes(), waiting, e.idle)
+	})
 	e.stats.Running += len(batch)
 	return batch
+}
+
+// fairPart is how many of the waiting requests a worker takes while a number of
+// others is idle.
+func fairPart(lanes, waiting, idle int) int {
+	return min(lanes, (waiting+idle)/(idle+1))
 }
 
 func (e *Engine) count(out []Result) {

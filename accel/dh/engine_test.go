@@ -243,6 +243,17 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// A worker does not take what another could begin with at once.
+func TestFairPart(t *testing.T) {
+	for _, c := range []struct{ lanes, waiting, idle, want int }{
+		{8, 20, 0, 8}, {8, 3, 0, 3}, {8, 1, 5, 1}, {8, 4, 3, 1}, {8, 5, 3, 2}, {8, 100, 3, 8}, {1, 5, 0, 1},
+	} {
+		if got := fairPart(c.lanes, c.waiting, c.idle); got != c.want {
+			t.Errorf("%d lanes, %d waiting, %d idle: takes %d, want %d", c.lanes, c.waiting, c.idle, got, c.want)
+		}
+	}
+}
+
 func TestQueueOrder(t *testing.T) {
 	q := queue{limit: 10}
 	var all []*Request
@@ -253,7 +264,7 @@ func TestQueueOrder(t *testing.T) {
 			t.Fatal("the queue is full too soon")
 		}
 	}
-	lanes := func(g Group) int {
+	lanes := func(g Group, _ int) int {
 		if g == MODP2048 {
 			return 2
 		}

@@ -34,7 +34,9 @@ import (
 	"io"
 	"sync"
 
+	"quicksand/accel"
 	"quicksand/accel/modexp"
+	"quicksand/accel/modexp/x25519"
 )
 
 // Errors that callers test for.
@@ -128,8 +130,11 @@ const generic = "generic"
 
 func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 	k := &curve{curve: c, bits: bits, size: (bits + 7) / 8, xy: c != ecdh.X25519()}
-	only := []choice{{generic, func() kernel { return k }}}
-	info := groupInfo{name: name, public: k.size, shared: k.size, kernels: func() []choice { return only }}
+	all := []choice{{generic, func() kernel { return k }}}
+	if c == ecdh.X25519() && x25519.Available() {
+		all = append([]choice{{accel.IFMA.String(), func() kernel { return wide25519{} }}}, all...)
+	}
+	info := groupInfo{name: name, public: k.size, shared: k.size, kernels: func() []choice { return all }}
 	if k.xy {
 		info.public *= 2
 	}

@@ -17,16 +17,16 @@ type PrivateKey struct {
 	public []byte // the value that goes with it, on the wire
 
 	mu       sync.Mutex       // guards what follows
-	exponent []byte           // of a MODP group, big-endian
-	scalar   *ecdh.PrivateKey // of the others
+	exponent []byte           // of a MODP group, big-endian; of Curve25519, the scalar
+	scalar   *ecdh.PrivateKey // of the curves, where crypto/ecdh is used
 }
 
 // Group returns the key's group.
 func (k *PrivateKey) Group() Group { return k.group }
 
 // Wipe makes the key useless and overwrites the bytes that this package holds.
-// An elliptic curve's scalar lies inside crypto/ecdh, which offers no way to
-// overwrite it: it is let go for the collector to take. A nil key is left alone.
+// What lies inside crypto/ecdh, which offers no way to overwrite it, is let go
+// for the collector to take. A nil key is left alone.
 func (k *PrivateKey) Wipe() {
 	if k == nil {
 		return
@@ -56,9 +56,17 @@ func (k *PrivateKey) copyExponent() ([]byte, error) {
 	return append([]byte(nil), k.exponent...), nil
 }
 
-func (k *PrivateKey) curveKey() (*ecdh.PrivateKey, error) {
+// curveKey returns the scalar as crypto/ecdh's key, which is made of its bytes
+// where another way to compute made the pair.
+func (k *PrivateKey) curveKey(c ecdh.Curve) (*ecdh.PrivateKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.scalar == nil && k.exponent != nil {
+		var err error
+		if k.scalar, err = c.NewPrivateKey(k.exponent); err != nil {
+			return nil, fmt.Errorf("read private scalar: %w", err)
+		}
+	}
 	if k.scalar == nil {
 		return nil, ErrWiped
 	}

@@ -33,10 +33,10 @@ func (q *queue) put(r *Request) bool {
 	return true
 }
 
-// take removes and returns, in the order of arrival, up to lanes(group)
-// requests of the group that is to be served next. It returns nil where none
-// waits.
-func (q *queue) take(lanes func(Group) int) []*Request {
+// take removes and returns, in the order of arrival, up to lanes requests of the
+// group that is to be served next, of which a number waits. It returns nil where
+// none does.
+func (q *queue) take(lanes func(g Group, waiting int) int) []*Request {
 	if q.length == 0 {
 		return nil
 	}
@@ -48,7 +48,7 @@ func (q *queue) take(lanes func(Group) int) []*Request {
 		}
 	}
 	line := q.lines[group]
-	n := min(lanes(group), len(line))
+	n := min(lanes(group, len(line)), len(line))
 	batch := make([]*Request, n)
 	for i := range batch {
 		batch[i] = line[i].r

@@ -186,10 +186,8 @@ func (s *scratch) finish(out [][]byte) {
 	}
 }
 
-// loneMost is up to how many powers are computed one by one: see BenchmarkPower.
-const loneMost = 5
-
-func (w *wide) oneByOne(n int) bool { return w.lone != nil && n <= loneMost }
+// oneByOne reports whether n powers are sooner computed one after the other.
+func (w *wide) oneByOne(n int) bool { return w.lone != nil && n <= w.lone.most }
 
 func longest(exponents [][]byte) int {
 	n := 0

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dh
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"io"
+
+	"quicksand/accel/modexp/x25519"
+)
+
+// wide25519 is the kernel of Curve25519 on package x25519: the ladders that a
+// batch needs, for public values and for secrets, run together.
+type wide25519 struct{}
+
+func (wide25519) lanes() int { return x25519.Lanes }
+
+// compute makes fresh keys' public values and the secrets at once: neither needs
+// the other.
+func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
+	var jobs ladders
+	for i, r := range batch {
+		out[i] = Result{}
+		if r.Peer != nil && len(r.Peer) != x25519.Size {
+			out[i].Err = fmt.Errorf("%w: %d bytes, want %d", ErrPublic, len(r.Peer), x25519.Size)
+			continue
+		}
+		key := r.Private
+		if key == nil {
+			x := make([]byte, x25519.Size)
+			if _, err := io.ReadFull(random, x); err != nil {
+				clear(x)
+				out[i].Err = fmt.Errorf("draw private scalar: %w", err)
+				continue
+			}
+			key = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, x25519.Size)}
+			jobs.add(key.public, clone(x), nil)
+		}
+		out[i].Private = key
+		if r.Peer == nil {
+			continue
+		}
+		x, err := key.copyExponent()
+		if err != nil {
+			out[i] = Result{Err: err}
+			continue
+		}
+		out[i].Shared = make([]byte, x25519.Size)
+		jobs.add(out[i].Shared, x, r.Peer)
+	}
+	jobs.run()
+	for i, r := range batch {
+		if out[i].Err == nil && r.Peer != nil && allZero(out[i].Shared) {
+			if r.Private == nil {
+				out[i].Private.Wipe()
+			}
+			out[i] = Result{Err: fmt.Errorf("%w: of low order", ErrPublic)}
+		}
+		if out[i].Err == nil {
+			out[i].Public = clone(out[i].Private.public)
+		}
+	}
+}
+
+// key makes a key pair of a scalar, which it keeps.
+func (wide25519) key(g Group, x []byte) (*PrivateKey, error) {
+	if len(x) != x25519.Size {
+		return nil, fmt.Errorf("read private scalar: %d bytes, want %d", len(x), x25519.Size)
+	}
+	k := &PrivateKey{group: g, exponent: x, public: make([]byte, x25519.Size)}
+	x25519.Multiply([][]byte{k.public}, [][]byte{x}, [][]byte{nil})
+	return k, nil
+}
+
+// ladders gathers operands of package x25519.
+type ladders struct{ out, scalars, points [][]byte }
+
+func (l *ladders) add(out, scalar, point []byte) {
+	l.out = append(l.out, out)
+	l.scalars = append(l.scalars, scalar)
+	l.points = append(l.points, point)
+}
+
+// run computes and overwrites the scalars, which are copies.
+func (l *ladders) run() {
+	for i := 0; i < len(l.out); i += x25519.Lanes {
+		end := min(i+x25519.Lanes, len(l.out))
+		x25519.Multiply(l.out[i:end], l.scalars[i:end], l.points[i:end])
+	}
+	for _, x := range l.scalars {
+		clear(x)
+	}
+}
+
+// allZero does not branch on what it looks at before the end.
+func allZero(b []byte) bool {
+	var or byte
+	for _, x := range b {
+		or |= x
+	}
+	return subtle.ConstantTimeByteEq(or, 0) == 1
+}
