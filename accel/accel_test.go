@@ -91,6 +91,8 @@ func TestDetectAgreesWithKernel(t *testing.T) {
 		IFMA:    {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512ifma"},
 		ADX:     {"adx", "bmi2"},
 		SHANI:   {"sha_ni"},
+		AVX2:    {"avx2"},
+		AVX512:  {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
 	}
 	cpu := Detect()
 	for f, names := range want {
