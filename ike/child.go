@@ -45,8 +45,10 @@ type child struct {
 	state     ChildState
 	begun     time.Time // its Quick Mode
 	installed time.Time
+	initiator bool // of its Quick Mode
 	rekeyed   bool
 	used      bool // the peer has sent over it
+	ended     bool // one end has told the other that it is gone
 
 	rekeyAt, expireAt, doom *timer
 	settle                  *timer // until when the pair is not sent over yet
@@ -65,6 +67,7 @@ const (
 	afterDelete  = time.Second
 	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
 	settleTime   = 250 * time.Millisecond
+	twinTime     = 10 * time.Second
 	maxReplaced  = 16
 )
 
@@ -90,12 +93,17 @@ func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
 // goLive sends traffic over the new pair and retires the one it replaces.
 //
 // Where both ends renegotiated at once there are two new pairs. Both ends then
-// keep the one with the lower SPI, so that they agree without a word.
+// keep the one with the lower SPI, so that they agree without a word: whenever
+// a pair was begun before the other was live. Its initiator knows that for
+// certain; its responder also takes it for granted where it has just made the
+// other pair itself and does not know yet that its peer has it. So nobody
+// renegotiates a pair that the peer has just made.
 //
 // An initiator that has an old pair goes on sending over it for a moment: some
 // peers hold the new one only once they have worked on message 3.
-func (c *child) goLive(replaces *child, initiator bool) {
+func (c *child) goLive(replaces *child) {
 	e := c.e
+	c.installed = e.now
 	var rivals []*child
 	for _, o := range c.s.children {
 		if o != c && o.live() && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS && o.pair.RemoteTS == c.pair.RemoteTS {
@@ -109,11 +117,11 @@ func (c *child) goLive(replaces *child, initiator bool) {
 	c.startTimers()
 	winner := c
 	for _, o := range rivals {
-		if o.rekeyed && c.rekeyed && !o.installed.Before(c.begun) && o.rank() < winner.rank() {
+		if o.twinOf(c) && o.rank() < winner.rank() {
 			winner = o
 		}
 	}
-	if winner == c && replaces != nil && initiator {
+	if winner == c && replaces != nil && c.initiator {
 		c.settle = e.after(settleTime, c.activate)
 	} else if winner == c {
 		c.activate()
@@ -137,6 +145,24 @@ func (c *child) activate() {
 	if c.live() {
 		c.e.emit(Activate{c.pair})
 	}
+}
+
+// twinOf reports whether c, which is younger, was begun when o was not live
+// at both ends yet.
+func (o *child) twinOf(c *child) bool {
+	if !o.rekeyed || !c.rekeyed {
+		return false
+	}
+	return !o.installed.Before(c.begun) || o.initiator && !c.initiator && !o.used && c.begun.Sub(o.installed) < twinTime
+}
+
+// fresh is for how long the pair cannot be renegotiated from here, because the
+// peer could take that for a twin of the pair itself.
+func (c *child) fresh() time.Duration {
+	if c.initiator || !c.rekeyed {
+		return 0
+	}
+	return max(twinTime-c.e.now.Sub(c.installed), 0)
 }
 
 // rank orders pairs alike at both ends.
@@ -170,6 +196,10 @@ func (c *child) rekey() {
 	}
 	if !c.s.ready() {
 		c.retryRekey()
+		return
+	}
+	if d := c.fresh(); d > 0 {
+		c.rekeyAt = c.e.after(d, c.rekey)
 		return
 	}
 	c.e.log(c.s, 0, slog.LevelInfo, fmt.Sprintf("renegotiating child %s{%d}", c.cfg.Name, c.pair.ID))
@@ -234,6 +264,7 @@ func (c *child) doomIn(d time.Duration) {
 	d += time.Duration(c.e.random(uint64(overlapExtra)))
 	c.e.stop(c.doom)
 	c.doom = c.e.after(d, func() {
+		c.ended = true
 		if c.s != nil {
 			c.s.sendDelete(protocolID(c.pair.Suite.Protocol), c.pair.In.SPI)
 		}
@@ -278,6 +309,7 @@ func (c *child) deletedByPeer() {
 	s := c.s
 	wasLive := c.live()
 	c.e.log(s, 0, slog.LevelInfo, fmt.Sprintf("peer deleted child %s{%d} %s_o", c.cfg.Name, c.pair.ID, c.pair.Out.SPI))
+	c.ended = true
 	if !wasLive && c.state == ChildSuperseded {
 		c.e.stop(c.doom)
 		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
@@ -290,7 +322,7 @@ func (c *child) deletedByPeer() {
 	}
 	for _, o := range slices.Backward(s.children) {
 		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS &&
-			o.pair.RemoteTS == c.pair.RemoteTS && o.doom != nil && o.rekeyed {
+			o.pair.RemoteTS == c.pair.RemoteTS && o.rekeyed && !o.ended {
 			c.e.stop(o.doom)
 			o.doom = nil
 			o.state = ChildInstalled
@@ -300,6 +332,17 @@ func (c *child) deletedByPeer() {
 		}
 	}
 	c.again(c.cfg.CloseAction)
+}
+
+// unknownToPeer replaces a pair whose packets the peer does not know, or ends
+// it where another took its place already.
+func (c *child) unknownToPeer() {
+	c.e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("peer does not know child %s{%d} %s_o any more", c.cfg.Name, c.pair.ID, c.pair.Out.SPI))
+	if c.live() {
+		c.rekey()
+	} else {
+		c.remove(true)
+	}
 }
 
 // unwant keeps renegotiations of a child that is taken down from bringing it

@@ -91,7 +91,12 @@ func (s *ikeSA) start(i Initiate) {
 		return
 	}
 	local, remote := cfg.LocalTS.resolve(s.local.Addr()), cfg.RemoteTS.resolve(s.remote.Addr())
-	s.startQuick(cfg, i.Command, s.twin(cfg, local, remote))
+	twin := s.twin(cfg, local, remote)
+	if twin != nil && twin.fresh() > 0 {
+		s.e.done(i.Command, nil) // the peer has just renegotiated it
+		return
+	}
+	s.startQuick(cfg, i.Command, twin)
 }
 
 // Terminate deletes what is selected and says how much that is. The deletion
@@ -126,7 +131,6 @@ func (e *Engine) Rekey(now time.Time, sel Select) (int, []Action) {
 	for _, s := range e.selected(sel) {
 		if !sel.ofChild() && s.state == IKEEstablished {
 			n++
-			e.stop(s.rekeyAt)
 			s.renew()
 		}
 	}
@@ -213,6 +217,9 @@ func (e *Engine) Reload(now time.Time, c *Config) []Action {
 	for _, s := range e.byID {
 		if conn := e.connection(s.conn.Name); conn != nil && s.state != IKEConnecting {
 			s.conn = conn
+			if s.state == IKEEstablished && s.dpdState.tries == 0 {
+				s.scheduleDPD()
+			}
 		}
 	}
 	return e.end()

@@ -100,9 +100,9 @@ func converge(t *testing.T, seed uint64) {
 			return
 		}
 	}
-	for range 5 {
-		if len(a.e.waiting)+len(b.e.waiting) > 0 {
-			s.run(time.Second) // a computation is under way
+	for range 100 {
+		if a.busy() || b.busy() {
+			s.run(100 * time.Millisecond)
 		}
 	}
 	for _, n := range ends {
@@ -122,6 +122,16 @@ func converge(t *testing.T, seed uint64) {
 			t.Errorf("seed %d: %s is left with %d IKE SAs", seed, n.name, got)
 		}
 	}
+}
+
+// busy reports whether a negotiation is under way.
+func (n *node) busy() bool {
+	for _, s := range n.e.byID {
+		if s.state == IKEConnecting || len(s.quick) > 0 {
+			return true
+		}
+	}
+	return len(n.e.waiting) > 0
 }
 
 // mustReach checks that what n sends over is held by o, with the same keys.

@@ -15,55 +15,47 @@ import (
 type dpdState struct {
 	sent, acked uint32 // sequence numbers of ours
 	peer        uint32 // the peer's last
-	tries       int
-	since       time.Time // of the first question without an answer
+	tries       int    // since the peer was last heard
 	complained  time.Time
 }
 
 // scheduleDPD looks at the peer again when it has been silent for dpd_delay.
 func (s *ikeSA) scheduleDPD() {
-	if s.conn.DPDDelay <= 0 || !s.peer.dpd {
-		return
+	s.e.stop(s.dpd)
+	if s.conn.DPDDelay > 0 && s.peer.dpd {
+		s.dpd = s.e.after(max(s.conn.DPDDelay-s.silence(), 0), s.checkDPD)
 	}
-	wait := s.conn.DPDDelay - s.e.now.Sub(s.lastHeard)
-	s.dpd = s.e.after(max(wait, 0), func() {
-		if s.e.now.Sub(s.lastHeard) < s.conn.DPDDelay {
-			s.scheduleDPD()
-			return
-		}
-		s.askDPD()
-	})
 }
 
-// askDPD sends R-U-THERE until an answer comes or the peer counts as dead: by
-// the retransmission schedule, or at dpd_timeout where that is set.
-func (s *ikeSA) askDPD() {
+// silence is how long the peer has not been heard.
+func (s *ikeSA) silence() time.Duration { return s.e.now.Sub(s.lastHeard) }
+
+// checkDPD sends R-U-THERE to a silent peer until something comes from it or
+// it counts as dead: by the retransmission schedule, or at dpd_timeout where
+// that is set. Whatever the peer sends sets tries back to 0.
+func (s *ikeSA) checkDPD() {
 	e, d := s.e, &s.dpdState
-	if d.tries > 0 && s.lastHeard.After(d.since) {
-		d.tries = 0
+	if s.conn.DPDDelay <= 0 || d.tries == 0 && s.silence() < s.conn.DPDDelay {
 		s.scheduleDPD()
 		return
 	}
-	if d.tries == 0 {
-		d.since = e.now
-		if d.sent == 0 {
-			d.sent = uint32(e.random(1 << 30))
-			d.acked = d.sent
-		}
-	}
 	timeout := s.conn.DPDTimeout
-	if timeout > 0 && d.tries > 0 && e.now.Sub(s.lastHeard) >= timeout || timeout == 0 && d.tries > e.opt.RetransmitTries {
+	if d.tries > 0 && (timeout > 0 && s.silence() >= timeout || timeout == 0 && d.tries > e.opt.RetransmitTries) {
 		s.dead()
 		return
+	}
+	if d.sent == 0 {
+		d.sent = uint32(e.random(1<<30)) + 1
+		d.acked = d.sent
 	}
 	d.sent++
 	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThere, Data: be32(d.sent)})
 	next := e.retransmitDelay(d.tries)
 	if timeout > 0 {
-		next = min(s.conn.DPDDelay, max(timeout-e.now.Sub(s.lastHeard), time.Millisecond))
+		next = min(s.conn.DPDDelay, max(timeout-s.silence(), time.Millisecond))
 	}
 	d.tries++
-	s.dpd = e.after(next, s.askDPD)
+	s.dpd = e.after(next, s.checkDPD)
 }
 
 func (s *ikeSA) answerDPD(n isakmp.Notification) {
@@ -91,14 +83,13 @@ func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
 		return
 	}
 	d.acked = d.sent
-	s.e.stop(s.dpd)
 	s.scheduleDPD()
 }
 
 // dead gives a silent peer up and does what dpd_action asks for.
 func (s *ikeSA) dead() {
 	s.e.count("ike.dead-peers")
-	s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer %s does not answer since %s; giving it up", s.remote, s.e.now.Sub(s.lastHeard).Round(time.Second)))
+	s.e.log(s, 0, slog.LevelWarn, fmt.Sprintf("peer %s does not answer since %s; giving it up", s.remote, s.silence().Round(time.Second)))
 	gone := removeAll(s.children, false)
 	s.remove(errDead)
 	for _, c := range gone {

@@ -351,8 +351,12 @@ func (x *exchange) timeout() {
 	x.e.log(x.s, x.command, slog.LevelWarn, fmt.Sprintf("%s failed: %v", x.what(), err))
 	if x.kind == isakmp.MainMode {
 		x.timeoutMain(err)
-	} else {
-		x.failQuick(err)
+		return
+	}
+	x.failQuick(err)
+	if x.initiator && !x.s.lastHeard.After(x.begun) {
+		// Perhaps the peer does not know the IKE SA any more.
+		x.s.renew()
 	}
 }
 

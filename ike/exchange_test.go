@@ -375,8 +375,14 @@ func TestDHBusy(t *testing.T) {
 			if d := differ(a, b); d != "" {
 				t.Error(d)
 			}
-			if len(a.keys)+len(b.keys)+len(a.reserved)+len(b.reserved)+len(a.e.waiting)+len(b.e.waiting) != 0 {
-				t.Errorf("%s: %d and %d private keys are left", c.name, len(a.keys), len(b.keys))
+			a.do(a.e.Shutdown(s.now))
+			s.run(time.Second)
+			b.do(b.e.Shutdown(s.now))
+			s.run(time.Second)
+			a.mustBeEmpty()
+			b.mustBeEmpty()
+			if t.Failed() {
+				t.Fatalf("%s, busy %d times", c.name, times)
 			}
 		}
 	}

@@ -57,7 +57,8 @@ type ikeSA struct {
 	forget               *timer // of what is finished
 	lastHeard            time.Time
 	dpdState             dpdState
-	renews               *ikeSA // the IKE SA that this one is to replace
+	renews               *ikeSA // the IKE SA that this one is to replace, until it does
+	renewal              *ikeSA // the one that is to replace this one
 	renewedBy            *ikeSA
 }
 
@@ -181,15 +182,20 @@ func (s *ikeSA) startTimers() {
 		s.rekeyAt = e.after(rekey, s.renew)
 	}
 	if expire > 0 {
-		s.expireAt = e.after(expire, func() {
-			e.log(s, 0, slog.LevelWarn, "IKE SA expired")
-			s.terminate(errExpired)
-		})
+		s.expireAt = e.after(expire, s.expire)
 	}
 	if s.natLocal {
 		s.keepalive = e.after(e.opt.KeepAlive, s.sendKeepalive)
 	}
 	s.scheduleDPD()
+}
+
+// expire ends an IKE SA that could not be renewed in time.
+func (s *ikeSA) expire() {
+	s.e.log(s, 0, slog.LevelWarn, "IKE SA expired before it was renewed")
+	for _, c := range s.terminate(errExpired) {
+		c.again(c.cfg.StartAction)
+	}
 }
 
 func (s *ikeSA) sendKeepalive() {
@@ -200,19 +206,21 @@ func (s *ikeSA) sendKeepalive() {
 // renew begins a new Main Mode; when it is done the new IKE SA adopts this
 // one's children.
 func (s *ikeSA) renew() {
+	s.e.stop(s.rekeyAt)
 	s.rekeyAt = nil
-	if s.state != IKEEstablished || s.renewedBy != nil {
+	if s.state != IKEEstablished || s.renewal != nil {
 		return
 	}
 	s.e.log(s, 0, slog.LevelInfo, "renewing the IKE SA")
 	n := s.e.initiateMain(s.conn, s.local, s.remote, s.natt)
-	n.renews = s
+	n.renews, s.renewal = s, n
 	n.begin()
 }
 
 // retryRenew has another attempt made while there is time.
 func (s *ikeSA) retryRenew() {
-	if s.state == IKEEstablished && s.rekeyAt == nil {
+	if s.state == IKEEstablished {
+		s.e.stop(s.rekeyAt)
 		s.rekeyAt = s.e.after(30*time.Second-time.Duration(s.e.random(uint64(10*time.Second))), s.renew)
 	}
 }
@@ -235,6 +243,9 @@ func (s *ikeSA) establish() {
 		e.log(s, 0, slog.LevelInfo, "peer does not support dead peer detection")
 	}
 	s.replaceOthers()
+	if s.renews != nil {
+		s.renews.renewal, s.renews = nil, nil
+	}
 	current := s.current()
 	current.adoptOrphans()
 	wanted := s.wanted
@@ -277,7 +288,7 @@ func (s *ikeSA) replaceOthers() {
 		if s.state != IKEEstablished {
 			return
 		}
-		if o.remote.Addr() == s.remote.Addr() && s.conn.Unique != UniqueNever {
+		if o == s.renews || o.remote.Addr() == s.remote.Addr() && s.conn.Unique != UniqueNever {
 			s.takeOver(o)
 		} else if s.conn.Unique == UniqueReplace {
 			s.e.log(o, 0, slog.LevelInfo, "deleting the IKE SA, a new one has the same identities")
@@ -341,9 +352,17 @@ func (s *ikeSA) remove(err error) {
 	for _, t := range []*timer{s.rekeyAt, s.expireAt, s.keepalive, s.dpd, s.doom, s.forget} {
 		e.stop(t)
 	}
+	if n := s.renewal; n != nil {
+		s.renewal, n.renews = nil, nil
+		if err != errExpired {
+			n.remove(err)
+		}
+	}
 	up := !s.established.IsZero()
-	if s.renews != nil && !up {
+	if s.renews != nil {
+		s.renews.renewal = nil
 		s.renews.retryRenew()
+		s.renews = nil
 	}
 	s.state = IKEDeleting
 	s.wipe()
@@ -354,11 +373,12 @@ func (s *ikeSA) remove(err error) {
 }
 
 // terminate deletes the children and then the IKE SA itself, and tells the
-// peer.
-func (s *ikeSA) terminate(err error) {
-	removeAll(s.children, true)
+// peer. It returns the children that were in use.
+func (s *ikeSA) terminate(err error) []*child {
+	gone := removeAll(s.children, true)
 	s.sendDelete(isakmp.ProtoISAKMP)
 	s.remove(err)
+	return gone
 }
 
 // done answers a command, once.

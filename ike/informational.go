@@ -141,6 +141,12 @@ func (s *ikeSA) notified(n isakmp.Notification) {
 		s.drop(errDeleted)
 		return
 	}
+	if n.Type == isakmp.InvalidSPI {
+		if c := s.childByOut(n.Protocol, n.SPI); c != nil {
+			c.unknownToPeer()
+			return
+		}
+	}
 	if x := s.refused(n); x != nil {
 		x.fail(fmt.Errorf("the peer refuses: %s", n.Type))
 		return
@@ -178,32 +184,53 @@ func (s *ikeSA) refused(n isakmp.Notification) *exchange {
 	return nil
 }
 
-// deleted acts on the peer's Delete.
+// deleted acts on the peer's Delete. Of IPsec SAs it names those that the peer
+// receives on, so that all of them count as ended before one that it replaced
+// could come back in its place.
 func (s *ikeSA) deleted(d isakmp.Delete) {
+	var gone []*child
 	for _, spi := range d.SPIs {
 		if d.Protocol == isakmp.ProtoISAKMP {
-			if string(spi) == string(s.cookies.i[:])+string(s.cookies.r[:]) {
+			if string(spi) == string(s.cookieBytes()) {
 				s.deletedByPeer()
 				return
 			}
+			s.e.log(s, 0, slog.LevelDebug, "peer deleted an IKE SA that is not this one")
 			continue
 		}
-		proto, ok := protocolOf(d.Protocol)
-		if !ok || len(spi) != 4 {
+		c := s.childByOut(d.Protocol, spi)
+		if c == nil {
+			s.e.log(s, 0, slog.LevelDebug, fmt.Sprintf("peer deleted %s %x, which we do not have", d.Protocol, spi))
 			continue
 		}
-		s.childDeleted(proto, sa.SPI(binary.BigEndian.Uint32(spi)))
+		c.ended = true
+		gone = append(gone, c)
+	}
+	for _, c := range gone {
+		if s.e.children[c.pair.ID] == c {
+			c.deletedByPeer()
+		}
 	}
 }
 
-func (s *ikeSA) childDeleted(proto sa.Protocol, spi sa.SPI) {
-	for _, c := range slices.Clone(s.children) {
-		if c.pair.Suite.Protocol == proto && c.pair.Out.SPI == spi {
-			c.deletedByPeer()
-			return
+// childByOut finds the child that sends with an SPI of the peer: under the IKE
+// SA, or under another between the same ends while one replaces the other.
+func (s *ikeSA) childByOut(p isakmp.ProtocolID, spi []byte) *child {
+	proto, ok := protocolOf(p)
+	if !ok || len(spi) != 4 {
+		return nil
+	}
+	out := sa.SPI(binary.BigEndian.Uint32(spi))
+	match := func(c *child) bool { return c.pair.Suite.Protocol == proto && c.pair.Out.SPI == out }
+	if i := slices.IndexFunc(s.children, match); i >= 0 {
+		return s.children[i]
+	}
+	for _, o := range s.e.byID {
+		if i := slices.IndexFunc(o.children, match); i >= 0 && s.sameEnds(o) {
+			return o.children[i]
 		}
 	}
-	s.e.log(s, 0, slog.LevelDebug, fmt.Sprintf("peer deleted %s %s, which we do not have", proto, spi))
+	return nil
 }
 
 // deletedByPeer ends an IKE SA that the peer has deleted. Its children go to
@@ -211,14 +238,17 @@ func (s *ikeSA) childDeleted(proto sa.Protocol, spi sa.SPI) {
 // identities, or go with it.
 func (s *ikeSA) deletedByPeer() {
 	s.e.log(s, 0, slog.LevelInfo, "peer deleted the IKE SA")
+	var heir *ikeSA
 	for _, o := range s.e.byID {
-		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() == s.remote.Addr() {
-			for _, c := range s.children {
-				c.adopt(o)
-			}
-			s.children = nil
-			break
+		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() == s.remote.Addr() && (heir == nil || o.id > heir.id) {
+			heir = o
 		}
+	}
+	if heir != nil {
+		for _, c := range s.children {
+			c.adopt(heir)
+		}
+		s.children = nil
 	}
 	if s.conn.IdentityPFS {
 		s.disown()

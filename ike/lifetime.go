@@ -3,7 +3,6 @@
 package ike
 
 import (
-	"encoding/binary"
 	"time"
 
 	"quicksand/ike/isakmp"
@@ -28,9 +27,9 @@ func (x *exchange) lifetime() sa.Lifetime {
 func shorter(soft, hard, peer, random uint64) (uint64, uint64) {
 	if peer > 0 && (hard == 0 || peer < hard) {
 		hard = peer
-	}
-	if hard > 0 && (soft == 0 || soft >= hard) && peer == hard {
-		soft = hard - hard/10
+		if soft == 0 || soft >= hard {
+			soft = hard - hard/10
+		}
 	}
 	if soft > 0 {
 		soft -= min(random, soft/2)
@@ -132,28 +131,32 @@ func (s *ikeSA) readLifetimes(m *message, a *agreement) {
 	}
 }
 
-// responderLifetimeSaid shortens the life of an SA that stands.
+// responderLifetimeSaid shortens the life of an SA that stands: a child by its
+// SPI, or the IKE SA itself. Only time can be shortened then.
 func (s *ikeSA) responderLifetimeSaid(n isakmp.Notification) {
 	l, ok := parseLifetimes(n.Data)
-	if !ok || len(n.SPI) != 4 || l.seconds == 0 {
+	if !ok || l.seconds == 0 {
 		return
 	}
-	spi := sa.SPI(binary.BigEndian.Uint32(n.SPI))
-	for _, c := range s.children {
-		if c.pair.Out.SPI != spi || c.expireAt == nil && c.life.Hard.Time != 0 {
-			continue
-		}
-		end := c.installed.Add(l.time())
-		if c.expireAt != nil && !end.Before(c.expireAt.at) {
-			return
-		}
-		c.e.stop(c.expireAt)
-		c.expireAt = c.e.after(max(end.Sub(c.e.now), 0), c.expire)
-		if soft := c.installed.Add(l.time() * 9 / 10); c.rekeyAt == nil || soft.Before(c.rekeyAt.at) {
-			c.e.stop(c.rekeyAt)
-			c.rekeyAt = c.e.after(max(soft.Sub(c.e.now), 0), c.rekey)
-		}
+	if c := s.childByOut(n.Protocol, n.SPI); c != nil {
+		s.e.shorten(&c.rekeyAt, &c.expireAt, c.installed, l.time(), c.rekey, c.expire)
+	} else if n.Protocol == isakmp.ProtoISAKMP && s.state == IKEEstablished {
+		s.e.shorten(&s.rekeyAt, &s.expireAt, s.established, l.time(), s.renew, s.expire)
+	}
+}
+
+// shorten has an SA that began at start end after life at the latest, and be
+// renewed a tenth before that.
+func (e *Engine) shorten(renewAt, endAt **timer, start time.Time, life time.Duration, renew, end func()) {
+	last := start.Add(life)
+	if *endAt != nil && !last.Before((*endAt).at) {
 		return
+	}
+	e.stop(*endAt)
+	*endAt = e.after(max(last.Sub(e.now), 0), end)
+	if soft := last.Add(-life / 10); *renewAt == nil || soft.Before((*renewAt).at) {
+		e.stop(*renewAt)
+		*renewAt = e.after(max(soft.Sub(e.now), 0), renew)
 	}
 }
 

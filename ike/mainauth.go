@@ -228,5 +228,8 @@ func (x *exchange) timeoutMain(err error) {
 	s.remove(err)
 	next := x.e.initiateMain(c, local, remote, s.natt)
 	next.wanted, next.renews, next.tries = wanted, renews, n
+	if renews != nil {
+		renews.renewal = next
+	}
 	next.begin()
 }

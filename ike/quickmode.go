@@ -258,7 +258,7 @@ func (x *exchange) finishQuick() {
 		slog.String("proposal", q.agreement.transform.String()),
 		slog.String("mode", c.pair.Mode.String()),
 		slog.String("placement", c.placement.Kind.String()))
-	c.goLive(q.replaces, x.initiator)
+	c.goLive(q.replaces)
 	q.wipe()
 	var err error
 	if q.unwanted {

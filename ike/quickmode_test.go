@@ -539,6 +539,7 @@ func TestQuickModeMessage2(t *testing.T) {
 	nonce := func(n int) func(t *testing.T, m *quickMessage) {
 		return func(t *testing.T, m *quickMessage) { m.set(isakmp.PayloadNonce, 0, make([]byte, n)) }
 	}
+	var ours []byte
 	for _, c := range []struct {
 		name   string
 		change func(t *testing.T, m *quickMessage)
@@ -552,6 +553,11 @@ func TestQuickModeMessage2(t *testing.T) {
 			x.Proposals[0].Transforms = append(x.Proposals[0].Transforms, x.Proposals[0].Transforms[0])
 		}), isakmp.BadProposalSyntax},
 		{"a reserved SPI", choice(func(x *isakmp.SecurityAssociation) { x.Proposals[0].SPI = be32(7) }), isakmp.InvalidSPI},
+		{"our own SPI", func(t *testing.T, m *quickMessage) {
+			x := m.sa(t)
+			x.Proposals[0].SPI = ours
+			m.set(isakmp.PayloadSA, 0, x.Append(nil))
+		}, isakmp.InvalidSPI},
 		{"no KE", func(_ *testing.T, m *quickMessage) { m.set(isakmp.PayloadKE, 0, nil) }, isakmp.InvalidKeyInformation},
 		{"a bad public value", func(_ *testing.T, m *quickMessage) { m.set(isakmp.PayloadKE, 0, make([]byte, 32)) }, isakmp.InvalidKeyInformation},
 		{"a nonce of 15 bytes", nonce(15), isakmp.PayloadMalformed},
@@ -569,6 +575,8 @@ func TestQuickModeMessage2(t *testing.T) {
 			s.watch(a, b, func(no int, m *quickMessage) {
 				if no == 2 {
 					c.change(t, m)
+				} else if no == 1 {
+					ours = m.sa(t).Proposals[0].SPI
 				}
 			})
 			cmd := a.initiate(b, "net")
@@ -583,6 +591,24 @@ func TestQuickModeMessage2(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEqualSPIs has the responder reserve the SPI that the peer has chosen.
+func TestEqualSPIs(t *testing.T) {
+	s, a, b := alone(t, nil)
+	cmd := a.initiate(b, "net")
+	s.run(0)
+	for spi := range a.reserved {
+		b.nextSPI = spi
+	}
+	s.run(time.Second)
+	if err := a.done[cmd]; err == nil || !strings.Contains(err.Error(), "INVALID_SPI") {
+		t.Errorf("%v", err)
+	}
+	if len(a.reserved)+len(b.reserved)+len(a.pairs)+len(b.pairs) != 0 {
+		t.Error("something is left")
+	}
+	s.bringUp(a, b)
 }
 
 // TestNarrowerAnswer has the initiator take a part of what it proposed.

@@ -122,10 +122,24 @@ func (x *exchange) reserveSPI(suite sa.Suite) {
 		if r.err != nil {
 			return fmt.Errorf("reserve SPI: %w", r.err)
 		}
+		if err := checkSPIs(r.spi, x.q.agreement.peerSPI); err != nil {
+			x.releaseSPI(reservation{suite.Protocol, r.spi})
+			return err
+		}
 		x.q.reserved = append(x.q.reserved, reservation{suite.Protocol, r.spi})
 		return reserveSPIs(x)
 	})
 	x.e.emit(ReserveSPI{Token: token, Protocol: suite.Protocol, Local: x.q.reservedAt, Pair: p})
+}
+
+// checkSPIs refuses equal SPIs of both ends: KEYMAT depends on nothing else that
+// differs between the two directions (RFC 2409 section 5.5), so both would be
+// encrypted with one key.
+func checkSPIs(ours, theirs sa.SPI) error {
+	if ours == theirs {
+		return refuse(isakmp.InvalidSPI, "both ends chose SPI %s; another attempt will choose others", ours)
+	}
+	return nil
 }
 
 // releaseSPIs gives back what was reserved and is not installed.
@@ -255,6 +269,9 @@ func receiveQuick2(x *exchange, m *message) error {
 	if q.agreement, err = s.checkChild(q.cfg, q.offer, sel); err != nil {
 		return err
 	}
+	if err := checkSPIs(q.spi(q.agreement.transform.Protocol), q.agreement.peerSPI); err != nil {
+		return err
+	}
 	nonce, err := m.body(isakmp.PayloadNonce)
 	if err != nil {
 		return err
@@ -352,7 +369,7 @@ func installPair(x *exchange) error {
 	q.shared.Wipe()
 	p.Lifetime = x.lifetime()
 	c := &child{e: x.e, s: s, conn: q.conn.Name, cfg: q.cfg, localID: s.localID, remoteID: s.remoteID,
-		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, begun: x.begun, rekeyed: q.replaces != nil}
+		pair: p, group: q.group, state: ChildInstalling, life: p.Lifetime, begun: x.begun, initiator: x.initiator, rekeyed: q.replaces != nil}
 	q.child, q.installing = c, true
 	x.e.children[p.ID] = c
 	q.reserved = slices.DeleteFunc(q.reserved, func(r reservation) bool { return r.protocol == t.Protocol })
@@ -365,7 +382,6 @@ func installPair(x *exchange) error {
 			return refuse(isakmp.NoProposalChosen, "install the pair: %v", r.err)
 		}
 		c.placement = r.placement
-		c.installed = x.e.now
 		return nil
 	})})
 	return nil

@@ -56,6 +56,7 @@ type node struct {
 	spiErr  error
 	refuse  error // installs
 	spi     uint32
+	nextSPI sa.SPI  // 0: by itself
 	nat     *simNAT // that the node is behind
 
 	shared []byte              // the last g^xy
@@ -125,6 +126,7 @@ func (s *sim) node(name, addr string, c *Config, o Options) *node {
 	n := &node{sim: s, name: name, addr: netip.MustParseAddr(addr),
 		e: NewEngine(s.now, c, o), pairs: map[uint32]*sa.Pair{}, active: map[string]*sa.Pair{}, done: map[uint64]error{},
 		reserved: map[sa.SPI]bool{}, keys: map[*simKey]bool{}}
+	n.spi = uint32(len(s.nodes) % 2)
 	s.nodes = append(s.nodes, n)
 	return n
 }
@@ -197,8 +199,11 @@ func (n *node) do(actions []Action) {
 		case ComputeDH:
 			n.answer(s.delay()/4, func() { n.do(n.e.DHDone(s.now, n.dh(a))) })
 		case ReserveSPI:
-			n.spi += 1 + uint32(s.rand.IntN(1000))
+			n.spi += 2 + 2*uint32(s.rand.IntN(500)) // odd at every other node
 			spi := sa.SPI(0x1000 + n.spi)
+			if n.nextSPI != 0 {
+				spi, n.nextSPI = n.nextSPI, 0
+			}
 			if n.spiErr == nil {
 				n.reserved[spi] = true
 			}
