@@ -194,10 +194,10 @@ func x25519() {
 	}
 
 	const (
-		x2, z2, x3, z3, x1, a, b, c, d, da, cb, aa, bb, e, k = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+		x2, z2, x3, z3, x1, a, b, c, d, da, cb, aa, bb, e = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 	)
 	TEXT("ladder", NOSPLIT, "func(work, swaps *uint64)")
-	Doc("ladder runs RFC 7748's steps from bit 254 down. work holds fifteen elements of",
+	Doc("ladder runs RFC 7748's steps from bit 254 down. work holds fourteen elements of",
 		"eight lanes: x2, z2, x3, z3 and x1 are set, the rest is room. swaps has four",
 		"words of eight lanes, the highest first: bit t is bit t of a lane's scalar xor",
 		"bit t+1.")
@@ -270,7 +270,6 @@ func x25519() {
 	Label("done")
 	VZEROUPPER()
 	RET()
-	_ = k
 
 	TEXT("mulSqr", NOSPLIT, "func(out, a, b *uint64, squarings int)")
 	Doc("mulSqr sets the element out to a*b, then squares it a number of times.")
@@ -299,4 +298,6 @@ func x25519() {
 	f.store(0)
 	VZEROUPPER()
 	RET()
+
+	x25519Lone(p16)
 }

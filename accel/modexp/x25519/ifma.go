@@ -31,6 +31,10 @@ const (
 // point of low order makes zero, which the caller refuses. It may be called only
 // where Available is true.
 func Multiply(out, scalars, points [][]byte) {
+	if len(out) <= 2 {
+		multiplyPair(out, scalars, points)
+		return
+	}
 	memory := words.Take(ladderSize*element + 4*Lanes)
 	defer words.Give(memory)
 	work, swaps := memory[:ladderSize*element], memory[ladderSize*element:]
@@ -50,6 +54,44 @@ func Multiply(out, scalars, points [][]byte) {
 	mulSqr(&at(atX2)[0], &at(atX2)[0], &at(atX3)[0], 0)
 	for lane, b := range out {
 		store(b, at(atX2), lane)
+	}
+}
+
+// multiplyPair is Multiply for one or two, each of which has four lanes: x2, z2,
+// x3 and z3. Two take half the time of eight.
+func multiplyPair(out, scalars, points [][]byte) {
+	memory := words.Take(ladderSize*element + 4*Lanes)
+	defer words.Give(memory)
+	work, swaps := memory[:ladderSize*element], memory[ladderSize*element:]
+	at := func(e int) []uint64 { return work[e*element : (e+1)*element] }
+	state, factor, factor152 := at(0), at(1), at(2)
+	for i := range scalars {
+		x2, z2, x3, z3 := 4*i, 4*i+1, 4*i+2, 4*i+3
+		loadSwaps(swaps, x3, scalars[i])
+		loadSwaps(swaps, z3, scalars[i])
+		if points[i] == nil {
+			state[x3] = 9
+		} else {
+			load(state, x3, points[i])
+		}
+		state[x2], state[z3] = 1, 1
+		factor[x2], factor[z2], factor[x3] = 1, 1, 1
+		for limb := range limbs {
+			factor[limb*Lanes+z3] = state[limb*Lanes+x3]
+		}
+	}
+	for i, limb := range factor {
+		factor152[i] = 152 * limb
+	}
+	ladderPair(&work[0], &swaps[0])
+	// Each z2 under its x2.
+	for i := range element - 1 {
+		factor[i] = state[i+1]
+	}
+	invert(at(3), factor, work[4*element:])
+	mulSqr(&state[0], &state[0], &at(3)[0], 0)
+	for i, b := range out {
+		store(b, state, 4*i)
 	}
 }
 

@@ -6,7 +6,7 @@
 
 package x25519
 
-// ladder runs RFC 7748's steps from bit 254 down. work holds fifteen elements of
+// ladder runs RFC 7748's steps from bit 254 down. work holds fourteen elements of
 // eight lanes: x2, z2, x3, z3 and x1 are set, the rest is room. swaps has four
 // words of eight lanes, the highest first: bit t is bit t of a lane's scalar xor
 // bit t+1.
@@ -18,3 +18,11 @@ func ladder(work *uint64, swaps *uint64)
 //
 //go:noescape
 func mulSqr(out *uint64, a *uint64, b *uint64, squarings int)
+
+// ladderPair runs the steps of ladder for two scalars. work holds three elements:
+// the first is x2, z2, x3, z3 of the one and of the other, the second 1, 1, 1, x1
+// of both, the third 152 times the second. swaps are ladder's: lanes 2 and 3 have
+// the one's, 6 and 7 the other's, the rest are zero. swaps is used up.
+//
+//go:noescape
+func ladderPair(work *uint64, swaps *uint64)

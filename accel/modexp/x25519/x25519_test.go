@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 )
 
@@ -136,12 +137,16 @@ func BenchmarkMultiply(b *testing.B) {
 	if !Available() {
 		b.Skip("the CPU has no AVX-512 IFMA, or the build does not use it")
 	}
-	scalars, points, out := room(Lanes), room(Lanes), room(Lanes)
-	for i := range scalars {
-		scalars[i][1], points[i][0] = byte(i), 9
+	for _, n := range []int{1, 2, Lanes} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			scalars, points, out := room(n), room(n), room(n)
+			for i := range scalars {
+				scalars[i][1], points[i][0] = byte(i), 9
+			}
+			for b.Loop() {
+				Multiply(out, scalars, points)
+			}
+			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "ops/s")
+		})
 	}
-	for b.Loop() {
-		Multiply(out, scalars, points)
-	}
-	b.ReportMetric(float64(b.N*Lanes)/b.Elapsed().Seconds(), "ops/s")
 }
