@@ -221,22 +221,32 @@ func (n *Net) Link(a *Host, addrsA []string, b *Host, addrsB []string) error {
 	if err != nil {
 		return fmt.Errorf("link hosts: %w", err)
 	}
-	for _, end := range []struct {
-		h     *Host
-		dev   string
-		addrs []string
-	}{{a, "to-" + b.name, addrsA}, {b, "to-" + a.name, addrsB}} {
-		for _, addr := range end.addrs {
-			if err := end.h.AddAddr(end.dev, addr); err != nil {
-				return err
-			}
+	if err := a.attach("to-"+b.name, addrsA); err != nil {
+		return err
+	}
+	return b.attach("to-"+a.name, addrsB)
+}
+
+// Attach moves a device of the machine to the host and does with it as Link
+// does with its ends. When the host ends, the device goes back.
+func (h *Host) Attach(dev string, addrs []string) error {
+	if err := ip("link", "set", dev, "netns", h.ns); err != nil {
+		return fmt.Errorf("attach device: %w", err)
+	}
+	return h.attach(dev, addrs)
+}
+
+func (h *Host) attach(dev string, addrs []string) error {
+	for _, addr := range addrs {
+		if err := h.AddAddr(dev, addr); err != nil {
+			return err
 		}
-		if err := ip("-n", end.h.ns, "link", "set", end.dev, "up"); err != nil {
-			return fmt.Errorf("link hosts: %w", err)
-		}
-		if end.h.uplink == "" {
-			end.h.uplink = end.dev
-		}
+	}
+	if err := ip("-n", h.ns, "link", "set", dev, "up"); err != nil {
+		return fmt.Errorf("attach device: %w", err)
+	}
+	if h.uplink == "" {
+		h.uplink = dev
 	}
 	return nil
 }
@@ -253,13 +263,27 @@ const (
 // each: host a has 10.1.N.1 and fd01:N::1, host b 10.2.N.1 and fd02:N::1, for
 // N from 0 to 255.
 func (n *Net) Sites(lans int) (a, b *Host, err error) {
+	return n.sites(lans, func(a, b *Host, addrsA, addrsB []string) error { return n.Link(a, addrsA, b, addrsB) })
+}
+
+// SitesOn is Sites on two devices of the machine that are joined already.
+func (n *Net) SitesOn(devA, devB string, lans int) (a, b *Host, err error) {
+	return n.sites(lans, func(a, b *Host, addrsA, addrsB []string) error {
+		if err := a.Attach(devA, addrsA); err != nil {
+			return err
+		}
+		return b.Attach(devB, addrsB)
+	})
+}
+
+func (n *Net) sites(lans int, join func(a, b *Host, addrsA, addrsB []string) error) (a, b *Host, err error) {
 	if a, err = n.AddHost("a"); err != nil {
 		return nil, nil, err
 	}
 	if b, err = n.AddHost("b"); err != nil {
 		return nil, nil, err
 	}
-	if err := n.Link(a, []string{AddrA + "/24", AddrA6 + "/64"}, b, []string{AddrB + "/24", AddrB6 + "/64"}); err != nil {
+	if err := join(a, b, []string{AddrA + "/24", AddrA6 + "/64"}, []string{AddrB + "/24", AddrB6 + "/64"}); err != nil {
 		return nil, nil, err
 	}
 	for site, h := range []*Host{a, b} {

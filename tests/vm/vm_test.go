@@ -30,7 +30,11 @@ func TestLinux612(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runInner(t, k, guest.Job{Modules: append(modules, netdevsim), IP: k.IP()}, "-test.skip=^TestOld")
+	nic, err := k.Build("qsnic", "nic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runInner(t, k, guest.Job{Modules: append(modules, netdevsim, nic), IP: k.IP()}, "-test.skip=^TestOld")
 }
 
 // TestLinux61 runs what concerns a kernel without packet offload.

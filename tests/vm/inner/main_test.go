@@ -7,10 +7,16 @@ package inner
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"testing"
 
 	"quicksand/tests/harness"
 )
+
+// A thread that has entered a namespace ends with its goroutine, but the first
+// one of a process cannot, and would keep the namespace and its devices. So
+// nothing but TestMain runs on it.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	if os.Getenv("QUICKSAND_GUEST") == "" {

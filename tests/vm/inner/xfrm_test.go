@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"quicksand/tests/harness"
 )
 
@@ -67,4 +69,22 @@ func refused(t *testing.T, err error, words string) {
 	} else if !strings.Contains(err.Error(), words) {
 		t.Errorf("it was refused with other words than %s: %v", strconv.Quote(words), err)
 	}
+}
+
+// udpEncap opens a socket that takes ESP in UDP for the kernel, as an IKE
+// daemon does (udp(7), UDP_ENCAP).
+func udpEncap(t *testing.T, h *harness.Host) {
+	t.Helper()
+	ok(t, h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		const udpEncap, espInUDP = 100, 2
+		if err := unix.SetsockoptInt(fd, unix.SOL_UDP, udpEncap, espInUDP); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrInet4{Port: 4500})
+	}))
 }
