@@ -7,7 +7,7 @@
 
 GO ?= go
 FUZZTIME ?= 10s
-BENCH ?= .
+BENCH ?=
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # A checkout that belongs to another user has no readable history, which is no
@@ -68,8 +68,16 @@ fuzz: ## run each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks whose names match BENCH
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(packages)
+bench: setup build ## measure beside peers and write bench/; BENCH=crypto, dh or quickmode for one of them
+	@tests/setup.sh libipsec-mb-dev openssl gcc
+	@for p in gcm cbc; do gcc -O2 -o bin/ipsecmb-$$p tests/perf/ipsecmb/$$p.c -lIPSec_MB || exit 1; done
+	$(GO) build -o bin/perf ./tests/perf
+	@exec bin/perf -group '$(BENCH)'
+
+.PHONY: bpf
+bpf: ## build the kernel programs (bpf/*.c) again
+	@tests/setup.sh clang llvm
+	$(GO) generate ./bpf ./xdp
 
 .PHONY: generate
 generate: ## make the generated files again
