@@ -58,7 +58,7 @@ func (s *ikeSA) checkDPD() {
 	s.dpd = e.after(next, s.checkDPD)
 }
 
-func (s *ikeSA) answerDPD(n isakmp.Notification) {
+func (s *ikeSA) answerDPD(n isakmp.Notification, m *message) {
 	if len(n.Data) != 4 {
 		s.e.count("ike.rx.malformed")
 		return
@@ -68,11 +68,14 @@ func (s *ikeSA) answerDPD(n isakmp.Notification) {
 		s.e.count("ike.rx.replayed")
 		return
 	}
+	if seq != s.dpdState.peer {
+		s.heard(m)
+	}
 	s.dpdState.peer = seq
 	s.notify(isakmp.Notification{Protocol: isakmp.ProtoISAKMP, SPI: s.cookieBytes(), Type: isakmp.RUThereAck, Data: n.Data})
 }
 
-func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
+func (s *ikeSA) dpdAnswered(n isakmp.Notification, m *message) {
 	d := &s.dpdState
 	if len(n.Data) != 4 {
 		s.e.count("ike.rx.malformed")
@@ -83,6 +86,7 @@ func (s *ikeSA) dpdAnswered(n isakmp.Notification) {
 		return
 	}
 	d.acked = d.sent
+	s.heard(m)
 	s.scheduleDPD()
 }
 

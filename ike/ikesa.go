@@ -121,6 +121,15 @@ func (e *Engine) newIKE(c *Connection, initiator bool, local, remote netip.AddrP
 	return s
 }
 
+// heardFirst notes the first message of an exchange, which proves its age by
+// its message id alone: once ids have been forgotten, it may be an old one that
+// somebody sends again from elsewhere.
+func (s *ikeSA) heardFirst(m *message) {
+	if len(s.mids.ring) < maxMIDs {
+		s.heard(m)
+	}
+}
+
 // heard notes an accepted message and, behind a NAT, follows the peer to the
 // address it now comes from.
 func (s *ikeSA) heard(m *message) {

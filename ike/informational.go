@@ -52,7 +52,7 @@ func (s *ikeSA) receiveInformational(m *message) {
 		return
 	}
 	s.mids.add(mid)
-	s.heard(m)
+	s.heardFirst(m)
 	for _, p := range m.payloads {
 		if e.byID[s.id] == nil {
 			return
@@ -64,7 +64,7 @@ func (s *ikeSA) receiveInformational(m *message) {
 				e.reject(s, m, drop("ike.rx.malformed", "%v", err))
 				continue
 			}
-			s.notified(n)
+			s.notified(n, m)
 		case isakmp.PayloadDelete:
 			d, err := isakmp.ParseDelete(p.Body)
 			if err != nil {
@@ -110,14 +110,14 @@ func (s *ikeSA) receiveInQuick(x *exchange, m *message) {
 }
 
 // notified acts on a notification whose sender is proven.
-func (s *ikeSA) notified(n isakmp.Notification) {
+func (s *ikeSA) notified(n isakmp.Notification, m *message) {
 	e := s.e
 	switch n.Type {
 	case isakmp.RUThere:
-		s.answerDPD(n)
+		s.answerDPD(n, m)
 		return
 	case isakmp.RUThereAck:
-		s.dpdAnswered(n)
+		s.dpdAnswered(n, m)
 		return
 	case isakmp.InitialContact:
 		if s.state != IKEConnecting && s.conn.Unique != UniqueNever {

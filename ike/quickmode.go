@@ -195,7 +195,7 @@ func (s *ikeSA) receiveQuick(m *message) {
 		return
 	}
 	s.mids.add(mid)
-	s.heard(m)
+	s.heardFirst(m)
 	x := &exchange{e: e, s: s, kind: isakmp.QuickMode, mid: mid, script: quickResponder, begun: e.now,
 		iv: m.iv, lastIn: m.sum, q: &quickMode{}}
 	s.keepQuick(x)
