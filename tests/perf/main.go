@@ -28,6 +28,7 @@ type options struct {
 }
 
 var groups = []group{
+	{"crypto", crypto},
 	{"dh", dhGroup},
 	{"quickmode", quickmode},
 }
