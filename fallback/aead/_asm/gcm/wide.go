@@ -21,14 +21,26 @@ const (
 	frameSide   = 1088 // pointer to the key stream
 	frameCount  = 1120 // packets in the group
 	frameHigh   = 1128 // the counter's bytes above the lowest
-	frameRoom   = 1136 // bytes for key stream
-	frameStart  = 1144 // where they start
-	frameStream = 1152 // key stream, when decrypting
+	frameLane   = 1136
+	frameCursor = 1144
+	frameLeft   = 1152
+	frameSeal   = 1216 // bytes that encryption needs
+
+	// Packets whose tag was right, and which are decrypted while the next ones
+	// are hashed.
+	frameDuePtr  = 1160 // of the payload
+	frameDueSide = 1192
+	frameDueLen  = 1224 // 0: none
+	frameRoom    = 1256 // bytes for key stream
+	frameStart   = 1264 // where they start
+	frameOther   = 1272 // where those of the packets that are due start
+	frameSwap    = 1280 // the order of bytes, for which no register is left
+	frameStream  = 1344
 
 	lanes      = 4
 	vector     = 64
 	chunk      = 4 * vector
-	streamRoom = 8704 // bytes of frameStream: a packet of 8 KiB, or four of 2 KiB
+	streamRoom = 8704 // bytes of key stream: a packet of 8 KiB, or four of 2 KiB
 	accSize    = 3 * vector
 )
 
@@ -46,6 +58,12 @@ var (
 	side   = R15 // where key stream goes
 	src    = RDX
 	now    = RAX // bytes of this group of blocks
+
+	// While a packet is worked on, what is due of another one.
+	duePtr  = RSI
+	dueSide = R8
+	dueLen  = R11
+
 	later  = RCX // bytes after it
 )
 
@@ -58,7 +76,8 @@ var (
 	high      = Z10
 	nonce     = Z11
 	nonceLast = Z12 // for the last vector of a chunk: counters that run over
-	swap      = Z13
+	swap      = Z13 // when encrypting
+	due       = Z13
 	temp      = []VecPhysical{Z14, Z15, Z30, Z31}
 	lastKey   = Z29
 )
@@ -92,7 +111,7 @@ func (w *wideGen) seal(name string) {
 	w.opening = false
 	w.function(name, "(k *byte, pkts *byte, n int)")
 	w.Pragma("noescape")
-	w.enter(frameStream)
+	w.enter(frameSeal)
 	w.groups()
 }
 
@@ -100,7 +119,7 @@ func (w *wideGen) open(name string) {
 	w.opening = true
 	w.function(name, "(k *byte, pkts *byte, n int, side *byte, room int)")
 	w.Pragma("noescape")
-	w.enter(frameStream + streamRoom)
+	w.enter(frameStream + 2*streamRoom)
 	own := w.label("own")
 	w.Load(w.Param("side"), RAX)
 	w.Load(w.Param("room"), RCX)
@@ -110,7 +129,12 @@ func (w *wideGen) open(name string) {
 	w.MOVQ(U32(streamRoom), RCX)
 	w.Label(own)
 	w.MOVQ(RAX, at(frame, frameStart))
+	w.LEAQ(at(frame, frameStream+streamRoom), RAX)
+	w.MOVQ(RAX, at(frame, frameOther))
 	w.MOVQ(RCX, at(frame, frameRoom))
+	w.VMOVDQU64(Z13, at(frame, frameSwap))
+	w.VPXORQ(X0, X0, X0)
+	w.VMOVDQU(Y0, at(frame, frameDueLen))
 	w.groups()
 }
 
@@ -152,13 +176,24 @@ func (w *wideGen) groups() {
 	w.MOVQ(lane, at(frame, frameCount))
 	w.TESTQ(lane, lane)
 	w.JZ(LabelRef(done))
+	w.MOVQ(cursor, at(frame, frameCursor))
+	w.MOVQ(left, at(frame, frameLeft))
 	w.fillUp()
 	w.start()
 	w.eachLane(w.packet)
+	if w.opening {
+		w.decryptRest()
+	}
 	w.finish()
+	w.MOVQ(at(frame, frameCursor), cursor)
+	w.MOVQ(at(frame, frameLeft), left)
 	w.TESTQ(left, left)
 	w.JNZ(LabelRef(group))
 	w.Label(done)
+	if w.opening {
+		w.XORQ(lane, lane)
+		w.decryptRest()
+	}
 	w.VZEROUPPER()
 	w.RET()
 }
@@ -170,6 +205,9 @@ func (w *wideGen) gather() {
 	w.XORQ(lane, lane)
 	if w.opening {
 		w.MOVQ(at(frame, frameStart), side)
+		w.MOVQ(at(frame, frameOther), RAX)
+		w.MOVQ(side, at(frame, frameOther))
+		w.MOVQ(RAX, at(frame, frameStart))
 		w.MOVQ(at(frame, frameRoom), R13)
 	}
 	w.Label(next)
@@ -328,6 +366,7 @@ func (w *wideGen) packet() {
 	if w.opening {
 		w.MOVQ(index(frameSide, 8), side)
 	}
+	w.MOVQ(lane, at(frame, frameLane))
 	w.MOVQ(lane, R14)
 	w.SHLQ(U8(4), R14)
 	w.VBROADCASTI32X4(Mem{Base: frame, Index: R14, Scale: 1, Disp: frameNonces}, nonce)
@@ -338,23 +377,15 @@ func (w *wideGen) packet() {
 	w.CMPQ(now, U32(groupBytes))
 	w.JA(LabelRef(long))
 	w.lastPower()
-	w.SUBQ(Imm(block), power)
-	w.MOVQ(power, index(framePower, 8))
-	w.ADDQ(Imm(block), power)
+	w.LEAQ(at(power, -block), R14)
+	w.MOVQ(R14, index(framePower, 8))
+	if w.opening {
+		w.loadDue()
+	}
 	w.clearSums()
 	w.Label(chunks)
-	w.CMPQ(now, U32(chunk))
-	w.JB(LabelRef(tail))
-	w.runOver()
-	w.vectors(4, false)
-	w.ADDQ(U32(chunk), src)
-	w.ADDQ(U32(chunk), ctr)
-	w.ADDQ(U32(chunk), power)
-	if w.opening {
-		w.ADDQ(U32(chunk), side)
-	}
-	w.SUBQ(U32(chunk), now)
-	w.JMP(LabelRef(chunks))
+	w.chunks(tail)
+	w.JMP(LabelRef(tail))
 
 	w.Label(long) // R14 is 16 times the lane
 	w.MOVQ(now, later)
@@ -364,6 +395,9 @@ func (w *wideGen) packet() {
 	w.LEAQ(at(key, keyPower1-96*block), power)
 	w.firstProducts()
 	w.ADDQ(Imm(block), power)
+	if w.opening {
+		w.loadDue()
+	}
 	w.JMP(LabelRef(chunks))
 
 	w.Label(next)
@@ -378,8 +412,8 @@ func (w *wideGen) packet() {
 	w.MOVQ(later, now)
 	w.XORL(ECX, ECX)
 	w.lastPower()
-	w.MOVQ(power, index(framePower, 8))
-	w.MOVQ(lane, R14)
+	w.MOVQ(at(frame, frameLane), R14)
+	w.MOVQ(power, Mem{Base: frame, Index: R14, Scale: 8, Disp: framePower})
 	w.SHLQ(U8(4), R14)
 	w.VMOVDQU(X0, Mem{Base: frame, Index: R14, Scale: 1, Disp: frameHash})
 	w.clearSums()
@@ -392,18 +426,89 @@ func (w *wideGen) packet() {
 	w.JMP(LabelRef(chunks))
 
 	w.Label(tail)
-	w.TESTQ(now, now)
+	w.ADDQ(U32(chunk), now)
 	w.JZ(LabelRef(end))
 	w.runOver()
 	w.tail(end)
 	w.Label(end)
 	w.TESTQ(later, later)
 	w.JNZ(LabelRef(next))
-	w.LEAQ(Mem{Base: lane, Index: lane, Scale: 2}, R14)
+	w.MOVQ(at(frame, frameLane), R14)
+	w.LEAQ(Mem{Base: R14, Index: R14, Scale: 2}, R14)
 	w.SHLQ(U8(6), R14)
 	for i, v := range []VecPhysical{low, middle, high} {
 		w.VMOVDQU64(v, Mem{Base: frame, Index: R14, Scale: 1, Disp: frameAcc + i*vector})
 	}
+	if w.opening {
+		w.decrypt()
+		w.MOVQ(at(frame, frameLane), lane)
+	}
+}
+
+// loadDue makes what is due in the lane the present work.
+func (w *wideGen) loadDue() {
+	index := func(disp int) Mem { return Mem{Base: frame, Index: lane, Scale: 8, Disp: disp} }
+	w.MOVQ(index(frameDuePtr), duePtr)
+	w.MOVQ(index(frameDueSide), dueSide)
+	w.MOVQ(index(frameDueLen), dueLen) // which is the lane's register
+}
+
+// chunks does as many chunks as there are now. When encrypting, a chunk is
+// hashed while the next one is encrypted; when decrypting, a chunk of what is
+// due is decrypted.
+func (w *wideGen) chunks(end string) {
+	loop, last := w.label("chunk"), w.label("chunk")
+	next := func(rs ...Register) {
+		for _, r := range rs {
+			w.ADDQ(U32(chunk), r)
+		}
+		w.SUBQ(U32(chunk), now)
+	}
+	w.SUBQ(U32(chunk), now)
+	w.JB(LabelRef(end))
+	if w.opening {
+		w.Label(loop)
+		w.CMPQ(dueLen, U32(chunk))
+		w.JB(LabelRef(last))
+		w.runOver()
+		w.vectors(4, false, w.addStream())
+		w.ADDQ(U32(chunk), duePtr)
+		w.ADDQ(U32(chunk), dueSide)
+		w.SUBQ(U32(chunk), dueLen)
+		next(src, ctr, power, side)
+		w.JAE(LabelRef(loop))
+		w.JMP(LabelRef(end))
+		w.Label(last)
+		w.runOver()
+		w.vectors(4, false, nil)
+		next(src, ctr, power, side)
+		w.JAE(LabelRef(last))
+		return
+	}
+	w.runOver()
+	w.vectors(4, false, nil)
+	next(src, ctr)
+	w.JB(LabelRef(last))
+	w.Label(loop)
+	w.runOver()
+	w.vectors(4, false, w.products(text))
+	next(src, ctr, power)
+	w.JAE(LabelRef(loop))
+	w.Label(last)
+	for _, f := range w.products(text) {
+		f()
+	}
+	w.ADDQ(U32(chunk), power)
+}
+
+// addStream decrypts a chunk of what is due.
+func (w *wideGen) addStream() (out []func()) {
+	for i := range 4 {
+		out = append(out, func() { w.VMOVDQU64(at(dueSide, i*vector), due) })
+		out = append(out, func() { w.VPXORQ(at(duePtr, i*vector), due, due) })
+		out = append(out, func() { w.VMOVDQU64(due, at(duePtr, i*vector)) })
+	}
+	return out
 }
 
 // lastPower is the power of the first block of the last group: of as many
@@ -480,7 +585,7 @@ func (w *wideGen) tail(end string) {
 			}
 		}
 		w.partMask(n)
-		w.vectors(n, true)
+		w.vectors(n, true, nil)
 		if n < 4 {
 			w.JMP(LabelRef(end))
 		}
@@ -498,8 +603,9 @@ func (w *wideGen) partMask(n int) {
 	w.MOVQ(R14, later)
 }
 
-// vectors does n vectors of the packet, of which the last may be partial.
-func (w *wideGen) vectors(n int, partial bool) {
+// vectors does n vectors of the packet, of which the last may be partial. When
+// encrypting, whole ones are left to be hashed in text.
+func (w *wideGen) vectors(n int, partial bool, between []func()) {
 	for i := range n {
 		nc := nonce
 		if i == 3 {
@@ -516,16 +622,20 @@ func (w *wideGen) vectors(n int, partial bool) {
 				} else {
 					w.VMOVDQU64(at(src, i*vector), text[i])
 				}
-			}, func() { w.VPSHUFB(swap, text[i], text[i]) })
+			}, func() { w.VPSHUFB(at(frame, frameSwap), text[i], text[i]) })
 		}
 		hash = append(hash, w.products(text[:n])...)
-		w.aes(state[:n], hash)
+		w.aes(state[:n], merge(hash, between))
 		for i := range n {
 			w.VMOVDQU64(state[i], at(side, i*vector))
 		}
 		return
 	}
-	w.aes(state[:n], nil)
+	w.aes(state[:n], between)
+	to := text
+	if partial {
+		to = state
+	}
 	for i := range n {
 		m := at(src, i*vector)
 		if partial && i == n-1 {
@@ -537,11 +647,26 @@ func (w *wideGen) vectors(n int, partial bool) {
 			w.VPXORQ(m, state[i], state[i])
 			w.VMOVDQU64(state[i], m)
 		}
-		w.VPSHUFB(swap, state[i], state[i])
+		w.VPSHUFB(swap, state[i], to[i])
+	}
+	if !partial {
+		return
 	}
 	for _, f := range w.products(state[:n]) {
 		f()
 	}
+}
+
+// merge spreads the shorter list over the longer one.
+func merge(long, short []func()) (out []func()) {
+	done := 0
+	for i, f := range long {
+		out = append(out, f)
+		for ; done < len(short)*(i+1)/len(long); done++ {
+			out = append(out, short[done])
+		}
+	}
+	return out
 }
 
 // products adds the products of vectors of blocks with the powers to the sums.
@@ -639,7 +764,11 @@ func (w *wideGen) finish() {
 		w.VPTERNLOGQ(xor3, temp[0], temp[1], p.sum)
 	}
 	w.reduce(low, middle, high, temp[0], temp[1])
-	w.VPSHUFB(swap, high, Z0)
+	if w.opening {
+		w.VPSHUFB(at(frame, frameSwap), high, Z0)
+	} else {
+		w.VPSHUFB(swap, high, Z0)
+	}
 	w.VPXORQ(at(frame, frameMasks), Z0, Z0)
 	if w.opening {
 		w.compare()
@@ -664,7 +793,8 @@ func (w *wideGen) putTags() {
 	w.Label(end)
 }
 
-// compare sets the packets' OK, and decrypts those whose tag is right.
+// compare sets the packets' OK, and notes those whose tag is right as due to
+// be decrypted.
 func (w *wideGen) compare() {
 	w.MOVQ(at(key, keyICV), RCX)
 	for j := range lanes { // the 16 bytes at the packet's end
@@ -683,62 +813,74 @@ func (w *wideGen) compare() {
 	w.VBROADCASTI32X4(at(key, keyTagMask), Z1)
 	w.VPTESTMQ(Z1, Z0, K7)
 	w.KMOVB(K7, ECX)
+	w.VPXORQ(X0, X0, X0)
+	w.VMOVDQU(Y0, at(frame, frameDueLen))
+	index := func(disp int) Mem { return Mem{Base: frame, Index: lane, Scale: 8, Disp: disp} }
 	w.eachLane(func() {
-		skip := w.label("wrong")
-		w.MOVQ(Mem{Base: frame, Index: lane, Scale: 8, Disp: framePkt}, RAX)
+		w.MOVQ(index(framePkt), RAX)
+		w.XORL(EDX, EDX)
 		w.TESTL(U32(3), ECX)
 		w.SETEQ(at(RAX, pktOK))
-		w.JNE(LabelRef(skip))
-		w.decrypt()
-		w.Label(skip)
+		w.CMOVQEQ(index(frameLen), RDX)
+		w.MOVQ(RDX, index(frameDueLen))
+		w.MOVQ(index(framePtr), RAX)
+		w.ADDQ(Imm(headerLen), RAX)
+		w.MOVQ(RAX, index(frameDuePtr))
+		w.MOVQ(index(frameSide), RAX)
+		w.MOVQ(RAX, index(frameDueSide))
 		w.SHRL(U8(2), ECX)
 	})
 }
 
-// decrypt adds the key stream to a packet.
-func (w *wideGen) decrypt() {
-	w.MOVQ(Mem{Base: frame, Index: lane, Scale: 8, Disp: framePtr}, src)
-	w.ADDQ(Imm(headerLen), src)
-	w.MOVQ(Mem{Base: frame, Index: lane, Scale: 8, Disp: frameLen}, now)
-	w.MOVQ(Mem{Base: frame, Index: lane, Scale: 8, Disp: frameSide}, side)
-	loop, one, part, end := w.label("four"), w.label("one"), w.label("part"), w.label("clear")
+// decryptRest decrypts what is due in lane and those after it.
+func (w *wideGen) decryptRest() {
+	loop, end := w.label("due"), w.label("nothing")
 	w.Label(loop)
-	w.SUBQ(U32(chunk), now)
+	w.CMPQ(lane, Imm(lanes))
+	w.JAE(LabelRef(end))
+	w.MOVQ(lane, at(frame, frameLane))
+	w.loadDue()
+	w.decrypt()
+	w.MOVQ(at(frame, frameLane), lane)
+	w.INCQ(lane)
+	w.JMP(LabelRef(loop))
+	w.Label(end)
+}
+
+// decrypt adds the key stream to the rest of what is due.
+func (w *wideGen) decrypt() {
+	loop, one, part, end := w.label("four"), w.label("one"), w.label("part"), w.label("decrypted")
+	w.Label(loop)
+	w.SUBQ(U32(chunk), dueLen)
 	w.JB(LabelRef(part))
-	for i := range 4 {
-		w.VMOVDQU64(at(side, i*vector), state[i])
-		w.VPXORQ(at(src, i*vector), state[i], state[i])
+	for _, f := range w.addStream() {
+		f()
 	}
-	for i := range 4 {
-		w.VMOVDQU64(state[i], at(src, i*vector))
-	}
-	w.ADDQ(U32(chunk), src)
-	w.ADDQ(U32(chunk), side)
+	w.ADDQ(U32(chunk), duePtr)
+	w.ADDQ(U32(chunk), dueSide)
 	w.JMP(LabelRef(loop))
 	w.Label(part)
-	w.ADDQ(U32(chunk), now)
+	w.ADDQ(U32(chunk), dueLen)
 	w.JZ(LabelRef(end))
 	w.Label(one)
-	w.CMPQ(now, Imm(vector))
+	w.CMPQ(dueLen, Imm(vector))
 	last := w.label("rest")
 	w.JBE(LabelRef(last))
-	w.VMOVDQU64(at(side, 0), Z0)
-	w.VPXORQ(at(src, 0), Z0, Z0)
-	w.VMOVDQU64(Z0, at(src, 0))
-	w.ADDQ(Imm(vector), src)
-	w.ADDQ(Imm(vector), side)
-	w.SUBQ(Imm(vector), now)
+	w.VMOVDQU64(at(dueSide, 0), due)
+	w.VPXORQ(at(duePtr, 0), due, due)
+	w.VMOVDQU64(due, at(duePtr, 0))
+	w.ADDQ(Imm(vector), duePtr)
+	w.ADDQ(Imm(vector), dueSide)
+	w.SUBQ(Imm(vector), dueLen)
 	w.JMP(LabelRef(one))
 	w.Label(last)
-	w.MOVQ(RCX, R14)
 	w.MOVL(U32(vector), ECX)
-	w.SUBL(now.(GP).As32(), ECX)
-	w.MOVQ(I32(-1), now)
-	w.SHRQ(CL, now)
-	w.MOVQ(R14, RCX)
-	w.KMOVQ(now, tailMask)
-	w.VMOVDQU8_Z(at(src, 0), tailMask, Z0)
-	w.VPXORQ(at(side, 0), Z0, Z0)
-	w.VMOVDQU8(Z0, tailMask, at(src, 0))
+	w.SUBL(R11L, ECX)
+	w.MOVQ(I32(-1), RAX)
+	w.SHRQ(CL, RAX)
+	w.KMOVQ(RAX, tailMask)
+	w.VMOVDQU8_Z(at(duePtr, 0), tailMask, due)
+	w.VPXORQ(at(dueSide, 0), due, due)
+	w.VMOVDQU8(due, tailMask, at(duePtr, 0))
 	w.Label(end)
 }
