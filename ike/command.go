@@ -5,6 +5,7 @@ package ike
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -53,9 +54,12 @@ func (e *Engine) initiate(i Initiate) {
 		return
 	}
 	var connecting *ikeSA
-	for _, id := range slices.Backward(slices.Sorted(mapKeys(e.byID))) {
-		s := e.byID[id]
-		if s.conn.Name != conn.Name || i.Remote.IsValid() && s.remote.Addr() != i.Remote.Addr() {
+	known := e.byAddr[i.Remote.Addr()]
+	if !i.Remote.IsValid() {
+		known = e.selected(Select{})
+	}
+	for _, s := range slices.Backward(known) {
+		if s.conn.Name != conn.Name {
 			continue
 		}
 		if s.ready() {
@@ -146,7 +150,7 @@ func (e *Engine) Rekey(now time.Time, sel Select) (int, []Action) {
 // selected returns the IKE SAs that match, without regard to children.
 func (e *Engine) selected(sel Select) []*ikeSA {
 	var out []*ikeSA
-	for _, id := range slices.Sorted(mapKeys(e.byID)) {
+	for _, id := range slices.Sorted(maps.Keys(e.byID)) {
 		s := e.byID[id]
 		if (sel.Conn == "" || s.conn.Name == sel.Conn) && (sel.IKE == 0 || s.id == sel.IKE) {
 			out = append(out, s)
@@ -160,7 +164,7 @@ func (e *Engine) selectedChildren(sel Select) []*child {
 		return nil
 	}
 	var out []*child
-	for _, id := range slices.Sorted(mapKeys(e.children)) {
+	for _, id := range slices.Sorted(maps.Keys(e.children)) {
 		c := e.children[id]
 		if (c.live() || c.state == ChildSuperseded) &&
 			(sel.Conn == "" || c.conn == sel.Conn) &&
@@ -171,16 +175,6 @@ func (e *Engine) selectedChildren(sel Select) []*child {
 		}
 	}
 	return out
-}
-
-func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
-	return func(yield func(K) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // Event takes a backend's report in.

@@ -80,6 +80,8 @@ type Engine struct {
 	sas      map[cookies]*ikeSA  // both cookies, or the initiator's own alone
 	firsts   map[firstKey]*ikeSA // responder's, by what its first message looks like when it comes again
 	byID     map[uint32]*ikeSA
+	byAddr   index[netip.Addr]  // of the peer
+	byEnds   index[ends]        // once established
 	halfOpen map[netip.Addr]int // of which we are the responder
 	waiting  map[uint64]func(any)
 	children map[uint32]*child // by sa.Pair.ID
@@ -102,6 +104,27 @@ type firstKey struct {
 	remote netip.AddrPort
 }
 
+// ends are the identities of an IKE SA.
+type ends struct{ local, remote Identity }
+
+// index finds IKE SAs by something that several may share, oldest first.
+type index[K comparable] map[K][]*ikeSA
+
+func (x index[K]) add(k K, s *ikeSA) { x[k] = append(x[k], s) }
+
+func (x index[K]) remove(k K, s *ikeSA) {
+	list := x[k]
+	i := slices.Index(list, s)
+	if i < 0 {
+		return
+	}
+	if len(list) == 1 {
+		delete(x, k)
+		return
+	}
+	x[k] = slices.Delete(list, i, i+1)
+}
+
 // NewEngine returns an engine for the configuration.
 func NewEngine(now time.Time, c *Config, o Options) *Engine {
 	o.setDefaults()
@@ -110,6 +133,8 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 		sas:      make(map[cookies]*ikeSA),
 		firsts:   make(map[firstKey]*ikeSA),
 		byID:     make(map[uint32]*ikeSA),
+		byAddr:   make(index[netip.Addr]),
+		byEnds:   make(index[ends]),
 		halfOpen: make(map[netip.Addr]int),
 		waiting:  make(map[uint64]func(any)),
 		children: make(map[uint32]*child),

@@ -49,7 +49,8 @@ func (n *node) mustBeEmpty() {
 	t, e := n.sim.t, n.e
 	t.Helper()
 	for what, got := range map[string]int{
-		"IKE SAs by cookies": len(e.sas), "IKE SAs by id": len(e.byID), "first messages": len(e.firsts),
+		"IKE SAs by cookies": len(e.sas), "IKE SAs by id": len(e.byID), "IKE SAs by address": len(e.byAddr), "IKE SAs by identities": len(e.byEnds),
+		"first messages":   len(e.firsts),
 		"half-open counts": len(e.halfOpen), "answers waited for": len(e.waiting), "children": len(e.children),
 		"orphans": len(e.orphans), "reqids": len(e.reqids), "timers": len(e.timers),
 		"pairs": len(n.pairs), "reserved SPIs": len(n.reserved), "private keys": len(n.keys),

@@ -118,6 +118,7 @@ func (e *Engine) newIKE(c *Connection, initiator bool, local, remote netip.AddrP
 		local: local, remote: remote, begun: e.now, lastHeard: e.now,
 	}
 	e.byID[s.id] = s
+	e.byAddr.add(remote.Addr(), s)
 	return s
 }
 
@@ -151,6 +152,10 @@ func (s *ikeSA) heard(m *message) {
 func (s *ikeSA) moveTo(local, remote netip.AddrPort, natt bool) {
 	if s.state != IKEConnecting {
 		s.e.log(s, 0, slog.LevelInfo, fmt.Sprintf("peer moved from %s to %s", s.remote, remote))
+	}
+	if a := s.remote.Addr(); a != remote.Addr() {
+		s.e.byAddr.remove(a, s)
+		s.e.byAddr.add(remote.Addr(), s)
 	}
 	s.local, s.remote, s.natt = local, remote, natt
 	for _, c := range s.children {
@@ -239,6 +244,7 @@ func (s *ikeSA) establish() {
 	e := s.e
 	s.state = IKEEstablished
 	s.established = e.now
+	e.byEnds.add(s.ends(), s)
 	s.settle()
 	s.skeyid.Wipe()
 	s.skeyid = nil
@@ -276,24 +282,28 @@ func (s *ikeSA) settle() {
 	}
 }
 
-// sameEnds reports whether two IKE SAs are between the same identities over
-// the same connection.
-func (s *ikeSA) sameEnds(o *ikeSA) bool {
-	return s.conn.Name == o.conn.Name && s.localID == o.localID && s.remoteID == o.remoteID
+func (s *ikeSA) ends() ends { return ends{s.localID, s.remoteID} }
+
+// others are the other IKE SAs between the same identities over the same
+// connection that are or were established, oldest first.
+func (s *ikeSA) others() []*ikeSA {
+	var out []*ikeSA
+	for _, o := range s.e.byEnds[s.ends()] {
+		if o != s && o.conn.Name == s.conn.Name {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // replaceOthers settles what becomes of older IKE SAs with the same ends: one
 // from the same address is replaced and its children adopted; others go by the
 // connection's uniqueness policy.
 func (s *ikeSA) replaceOthers() {
-	var others []*ikeSA
-	for _, o := range s.e.byID {
-		if o != s && o.state == IKEEstablished && s.sameEnds(o) {
-			others = append(others, o)
+	for _, o := range s.others() {
+		if o.state != IKEEstablished {
+			continue
 		}
-	}
-	slices.SortFunc(others, func(a, b *ikeSA) int { return int(a.id) - int(b.id) })
-	for _, o := range others {
 		if s.state != IKEEstablished {
 			return
 		}
@@ -340,6 +350,8 @@ func (s *ikeSA) remove(err error) {
 		return
 	}
 	delete(e.byID, s.id)
+	e.byAddr.remove(s.remote.Addr(), s)
+	e.byEnds.remove(s.ends(), s)
 	s.settle()
 	if !s.initiator {
 		delete(e.firsts, s.first)

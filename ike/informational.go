@@ -225,8 +225,8 @@ func (s *ikeSA) childByOut(p isakmp.ProtocolID, spi []byte) *child {
 	if i := slices.IndexFunc(s.children, match); i >= 0 {
 		return s.children[i]
 	}
-	for _, o := range s.e.byID {
-		if i := slices.IndexFunc(o.children, match); i >= 0 && s.sameEnds(o) {
+	for _, o := range s.others() {
+		if i := slices.IndexFunc(o.children, match); i >= 0 {
 			return o.children[i]
 		}
 	}
@@ -239,8 +239,8 @@ func (s *ikeSA) childByOut(p isakmp.ProtocolID, spi []byte) *child {
 func (s *ikeSA) deletedByPeer() {
 	s.e.log(s, 0, slog.LevelInfo, "peer deleted the IKE SA")
 	var heir *ikeSA
-	for _, o := range s.e.byID {
-		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() == s.remote.Addr() && (heir == nil || o.id > heir.id) {
+	for _, o := range s.others() {
+		if o.state == IKEEstablished && o.remote.Addr() == s.remote.Addr() {
 			heir = o
 		}
 	}

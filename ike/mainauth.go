@@ -70,8 +70,8 @@ func sendMainAuth(x *exchange) ([]isakmp.Payload, error) {
 
 // knows reports whether there is another IKE SA to the same peer.
 func (e *Engine) knows(s *ikeSA) bool {
-	for _, o := range e.byID {
-		if o != s && o.state != IKEConnecting && o.localID == s.localID && o.remote.Addr() == s.remote.Addr() {
+	for _, o := range e.byAddr[s.remote.Addr()] {
+		if o != s && o.state != IKEConnecting && o.localID == s.localID {
 			return true
 		}
 	}
@@ -112,7 +112,7 @@ func receiveMainAuth(x *exchange, m *message) error {
 		return refuse(isakmp.AuthenticationFailed, "the peer is %s, %s is configured", peer, s.conn.RemoteID)
 	}
 	s.remoteID = peer
-	if s.conn.Unique == UniqueKeep && x.e.holds(s) {
+	if s.conn.Unique == UniqueKeep && s.elsewhere() {
 		return refuse(isakmp.AuthenticationFailed, "an IKE SA with %s stands already and is kept", peer)
 	}
 	for _, b := range m.bodies(isakmp.PayloadNotify) {
@@ -136,13 +136,12 @@ func readIdentity(body []byte) (Identity, error) {
 	return Identity{id.Type, string(id.Data)}, nil
 }
 
-func (e *Engine) holds(s *ikeSA) bool {
-	for _, o := range e.byID {
-		if o != s && o.state == IKEEstablished && s.sameEnds(o) && o.remote.Addr() != s.remote.Addr() {
-			return true
-		}
-	}
-	return false
+// elsewhere reports whether the same two ends have an IKE SA from another
+// address.
+func (s *ikeSA) elsewhere() bool {
+	return slices.ContainsFunc(s.others(), func(o *ikeSA) bool {
+		return o.state == IKEEstablished && o.remote.Addr() != s.remote.Addr()
+	})
 }
 
 // chooseConnection finds the responder's connection for the peer's identity
@@ -195,8 +194,8 @@ func (x *exchange) finishMain() {
 // initialContact drops what we think we share with a peer that says it knows
 // nothing of it (RFC 2407 section 4.6.3.3).
 func (e *Engine) initialContact(s *ikeSA) {
-	for _, o := range e.selected(Select{}) {
-		if o != s && o.state != IKEConnecting && o.localID == s.localID && o.remoteID == s.remoteID {
+	for _, o := range slices.Clone(e.byEnds[s.ends()]) {
+		if o != s {
 			e.log(o, 0, slog.LevelInfo, "the peer starts afresh (INITIAL_CONTACT); dropping its older IKE SA")
 			o.drop(errReplaced)
 		}
