@@ -27,7 +27,7 @@ var z = []VecPhysical{
 }
 
 func main() {
-	kernel := flag.String("kernel", "modexp", "what to generate: modexp or x25519")
+	kernel := flag.String("kernel", "modexp", "what to generate: modexp, x25519 or p256")
 	flag.Parse()
 	ConstraintExpr("amd64,!purego")
 	switch *kernel {
@@ -41,6 +41,8 @@ func main() {
 		chooseLone()
 	case "x25519":
 		x25519()
+	case "p256":
+		p256()
 	default:
 		log.Fatalf("no kernel %q", *kernel)
 	}
