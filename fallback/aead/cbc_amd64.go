@@ -14,11 +14,26 @@ import (
 
 //go:generate go run -C _asm ./cbc -dir ..
 
+// kernels says which instructions are used: VAES on 512-bit registers in place
+// of AES-NI, hashes in lanes of 512 or 256 bits or none, and the CPU's own for
+// SHA-1 and SHA-256.
+type kernels struct {
+	wide   bool
+	vector int
+	ni     bool
+}
+
 func init() {
 	cpu := accel.Detect()
+	ni := cpu.Has(accel.SHANI)
+	level := func(name string, available bool, wide bool, vector int) implementation {
+		return implementation{name, available && cpu.Has(accel.AESNI), supportsCBC, newCBCKernels(kernels{wide, vector, ni})}
+	}
 	implementations = append([]implementation{
-		{"VAES-512 with HMAC in lanes", cpu.Has(accel.VAES512), supportsCBC, newCBCKernels(true, cpu.Has(accel.SHANI))},
-		{"AES-NI with HMAC", cpu.Has(accel.AESNI), supportsCBC, newCBCKernels(false, cpu.Has(accel.SHANI))},
+		level("VAES-512, HMAC by AVX-512", cpu.Has(accel.VAES512) && cpu.Has(accel.AVX512), true, 512),
+		level("AES-NI, HMAC by AVX-512", cpu.Has(accel.AVX512), false, 512),
+		level("AES-NI, HMAC by AVX2", cpu.Has(accel.AVX2), false, 256),
+		level("AES-NI, HMAC by packet", true, false, 0),
 	}, implementations...)
 }
 
@@ -52,14 +67,14 @@ type job struct {
 	to  int // where the payload ends
 }
 
-func newCBCKernels(wide, ni bool) func(s sa.Suite, k *sa.SA) (Cipher, error) {
+func newCBCKernels(use kernels) func(s sa.Suite, k *sa.SA) (Cipher, error) {
 	return func(s sa.Suite, k *sa.SA) (Cipher, error) {
-		iv, err := newIVBatch(wide)
+		iv, err := newIVBatch(use.wide)
 		if err != nil {
 			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
 		}
-		c := &cbcBatch{key: newAESKey(k.EncryptionKey), iv: iv, icv: s.ICVLen(), wide: wide}
-		if err := c.mac.init(s.Integrity, k.IntegrityKey, s.ESN, wide, ni); err != nil {
+		c := &cbcBatch{key: newAESKey(k.EncryptionKey), iv: iv, icv: s.ICVLen(), wide: use.wide}
+		if err := c.mac.init(s.Integrity, k.IntegrityKey, s.ESN, use); err != nil {
 			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
 		}
 		return c, nil

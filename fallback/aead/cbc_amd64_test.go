@@ -9,6 +9,7 @@ import (
 	"crypto/aes"
 	"crypto/hmac"
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"quicksand/accel"
@@ -19,12 +20,16 @@ import (
 // one has.
 func cbcMixes() []implementation {
 	cpu := accel.Detect()
-	wide, narrow, ni := cpu.Has(accel.VAES512), cpu.Has(accel.AESNI), cpu.Has(accel.SHANI)
-	return []implementation{
-		{"lanes only", wide, supportsCBC, newCBCKernels(true, false)},
-		{"AES-NI and SHA-NI", narrow && ni, supportsCBC, newCBCKernels(false, true)},
-		{"AES-NI only", narrow, supportsCBC, newCBCKernels(false, false)},
+	var out []implementation
+	for _, use := range []kernels{{true, 512, false}, {false, 512, false}, {false, 256, false}, {false, 0, false}} {
+		out = append(out, implementation{fmt.Sprintf("%+v", use), available(cpu, use), supportsCBC, newCBCKernels(use)})
 	}
+	return out
+}
+
+func available(cpu accel.CPU, use kernels) bool {
+	return cpu.Has(accel.AESNI) && (!use.wide || cpu.Has(accel.VAES512)) && (!use.ni || cpu.Has(accel.SHANI)) &&
+		(use.vector < 512 || cpu.Has(accel.AVX512)) && (use.vector < 256 || cpu.Has(accel.AVX2))
 }
 
 func TestAESKey(t *testing.T) {
@@ -72,17 +77,18 @@ func TestAESKey(t *testing.T) {
 func TestHMACKernels(t *testing.T) {
 	cpu := accel.Detect()
 	r := random()
-	for i, kernel := range hmacKernels {
-		for _, way := range []struct{ wide, ni bool }{{true, false}, {false, true}} {
-			if way.wide && !cpu.Has(accel.VAES512) || way.ni && (!cpu.Has(accel.SHANI) || kernel.one == nil) {
+	for i := sa.HMACMD5; i <= sa.HMACSHA512; i++ {
+		for _, way := range []kernels{{vector: 512}, {vector: 256}, {ni: true}, {}} {
+			if !available(cpu, way) {
 				continue
 			}
 			for _, esn := range []bool{false, true} {
 				key := fill(r, i.KeyLen())
 				var m hmacBatch
-				if err := m.init(i, key, esn, way.wide, way.ni); err != nil {
+				if err := m.init(i, key, esn, way); err != nil {
 					t.Fatal(err)
 				}
+				m.cost = 0 // in lanes whatever there is
 				for n := 1; n <= 700; n += 1 + n/300 {
 					jobs := make([]job, 1+n%groupSize)
 					for k := range jobs {
@@ -126,14 +132,15 @@ func TestWycheproofHMACKernels(t *testing.T) {
 		if len(c.Msg) == 0 {
 			continue // a packet has a header
 		}
-		for _, wide := range []bool{false, true} {
-			if wide && !cpu.Has(accel.VAES512) {
+		for _, way := range []kernels{{vector: 512}, {vector: 256}, {ni: true}} {
+			if !available(cpu, way) {
 				continue
 			}
 			var m hmacBatch
-			if err := m.init(kinds[c.Hash], c.Key, false, wide, cpu.Has(accel.SHANI) && !wide); err != nil {
+			if err := m.init(kinds[c.Hash], c.Key, false, way); err != nil {
 				t.Fatal(err)
 			}
+			m.cost = 0
 			m.sum([]job{{pkt: &Packet{Data: c.Msg}, to: len(c.Msg)}})
 			if m.equal(0, c.Tag) != c.Valid {
 				t.Errorf("%s case %d: valid is %v", c.Hash, c.TcID, !c.Valid)

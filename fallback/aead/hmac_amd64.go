@@ -15,22 +15,39 @@ import (
 	"quicksand/sa"
 )
 
-// An hmacKernel is a hash function's kernels, and what a block in every lane
-// costs where a block by itself, by the CPU's instructions for this hash or by
-// the standard library, costs 10.
+// An hmacKernel makes HMACs in lanes. A block in every lane costs as much as
+// cost/10 blocks one after the other: ni by the CPU's instructions for the hash,
+// plain by the standard library.
 type hmacKernel struct {
 	word, lanes int // bytes; how many words a register holds
 	all         func(l *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
-	one         func(state *hmacState, p unsafe.Pointer, blocks int)
-	two         func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
-	cost        int
+	ni, plain   int
 }
 
-var hmacKernels = map[sa.Integrity]hmacKernel{
-	sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, sha1NI, sha1NIPair, 41},
-	sa.HMACSHA256: {4, 16, hmacSHA256Lanes, sha256NI, sha256NIPair, 85},
-	sa.HMACSHA384: {8, 8, hmacSHA384Lanes, nil, nil, 14},
-	sa.HMACSHA512: {8, 8, hmacSHA512Lanes, nil, nil, 14},
+// hmacKernels are the kernels by the width of registers in bits.
+var hmacKernels = map[int]map[sa.Integrity]hmacKernel{
+	512: {
+		sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, 41, 20},
+		sa.HMACSHA256: {4, 16, hmacSHA256Lanes, 85, 24},
+		sa.HMACSHA384: {8, 8, hmacSHA384Lanes, 0, 14},
+		sa.HMACSHA512: {8, 8, hmacSHA512Lanes, 0, 14},
+	},
+	256: {
+		sa.HMACSHA1:   {4, 8, hmacSHA1AVX2, 50, 25},
+		sa.HMACSHA256: {4, 8, hmacSHA256AVX2, 100, 30},
+	},
+}
+
+// blockFunctions are those of the CPU's instructions for a hash, for one
+// message and for two.
+type blockFunctions struct {
+	one func(state *hmacState, p unsafe.Pointer, blocks int)
+	two func(state0 *hmacState, p0 unsafe.Pointer, state1 *hmacState, p1 unsafe.Pointer, blocks int)
+}
+
+var hmacNI = map[sa.Integrity]blockFunctions{
+	sa.HMACSHA1:   {sha1NI, sha1NIPair},
+	sa.HMACSHA256: {sha256NI, sha256NIPair},
 }
 
 // hmacState is the state of a hash function, in words of the CPU's byte order.
@@ -48,30 +65,37 @@ type hmacLanes struct {
 
 // hmacBatch makes the truncated HMACs of a group of packets.
 type hmacBatch struct {
-	kernel       hmacKernel
-	wide, ni     bool
+	kernel       hmacKernel     // none: not in lanes
+	block        blockFunctions // none: the CPU has no instructions for this hash
+	cost         int            // of a block in every lane
 	esn          bool
 	icv          int
 	inner, outer hmacState // behind the padded key
-	mac          *MAC      // where the CPU has no instructions for this hash
+	mac          *MAC      // in place of block
 	lanes        hmacLanes
 	tails        [groupSize][256]byte
 	states       [2]hmacState
 	icvs         [2 * groupSize][32]byte // a kernel writes those of all its lanes
 }
 
-func (m *hmacBatch) init(i sa.Integrity, key []byte, esn, wide, ni bool) error {
-	kernel, ok := hmacKernels[i]
-	m.kernel, m.esn, m.icv = kernel, esn, i.ICVLen()
-	m.wide, m.ni = ok && wide, ok && ni && kernel.one != nil
-	if !m.ni {
+func (m *hmacBatch) init(i sa.Integrity, key []byte, esn bool, use kernels) error {
+	m.esn, m.icv = esn, i.ICVLen()
+	m.kernel = hmacKernels[use.vector][i]
+	m.cost = m.kernel.plain
+	if use.ni {
+		m.block = hmacNI[i]
+	}
+	if m.block.one != nil {
+		m.cost = m.kernel.ni
+		m.kernel.word = 4
+	} else {
 		m.mac = newMAC(i, key)
 	}
-	if !m.wide && !m.ni {
+	if m.kernel.word == 0 {
 		return nil
 	}
 	for state, pad := range map[*hmacState]byte{&m.inner: 0x36, &m.outer: 0x5c} {
-		if err := state.start(hashes[i](), key, pad, kernel.word); err != nil {
+		if err := state.start(hashes[i](), key, pad, m.kernel.word); err != nil {
 			return fmt.Errorf("make HMAC: %w", err)
 		}
 	}
@@ -110,12 +134,12 @@ func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
 
 // sum makes the HMACs of the packets, the longest first.
 func (m *hmacBatch) sum(jobs []job) {
-	if !m.wide && !m.ni {
-		m.plain(jobs, 0)
-		return
+	step := m.kernel.lanes
+	if step == 0 {
+		step = groupSize
 	}
-	for first := 0; first < len(jobs); first += m.kernel.lanes {
-		m.group(jobs[first:min(first+m.kernel.lanes, len(jobs))], first)
+	for first := 0; first < len(jobs); first += step {
+		m.group(jobs[first:min(first+step, len(jobs))], first)
 	}
 }
 
@@ -127,7 +151,7 @@ func (m *hmacBatch) group(jobs []job, first int) {
 		m.together(jobs[alone:], first+alone)
 	}
 	switch {
-	case alone > 0 && m.ni:
+	case alone > 0 && m.mac == nil:
 		for i := range alone {
 			m.prepare(i, &jobs[i])
 		}
@@ -140,13 +164,13 @@ func (m *hmacBatch) group(jobs []job, first int) {
 // alone returns how many of the packets, the longest first, are better hashed
 // by themselves.
 func (m *hmacBatch) alone(jobs []job) int {
-	if !m.wide {
+	if m.kernel.all == nil {
 		return len(jobs)
 	}
 	best, count, alone := 0, 0, 0
 	for i := range jobs {
 		blocks := m.blockCount(jobs[i].to)
-		if cost := alone + m.kernel.cost*blocks; i == 0 || cost < best {
+		if cost := alone + m.cost*blocks; i == 0 || cost < best {
 			best, count = cost, i
 		}
 		if alone += 10 * blocks; alone >= best {
@@ -250,14 +274,14 @@ func (m *hmacBatch) pairs(n, first int) {
 func (m *hmacBatch) blocks(ptr *[groupSize]unsafe.Pointer, i int, n0, n1 uint32) {
 	both := min(n0, n1)
 	if both > 0 {
-		m.kernel.two(&m.states[0], ptr[i], &m.states[1], ptr[i+1], int(both))
+		m.block.two(&m.states[0], ptr[i], &m.states[1], ptr[i+1], int(both))
 	}
 	done := uintptr(both) * 64
 	if n0 > both {
-		m.kernel.one(&m.states[0], unsafe.Add(ptr[i], done), int(n0-both))
+		m.block.one(&m.states[0], unsafe.Add(ptr[i], done), int(n0-both))
 	}
 	if n1 > both {
-		m.kernel.one(&m.states[1], unsafe.Add(ptr[i+1], done), int(n1-both))
+		m.block.one(&m.states[1], unsafe.Add(ptr[i+1], done), int(n1-both))
 	}
 }
 

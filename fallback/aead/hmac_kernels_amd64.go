@@ -21,6 +21,14 @@ func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs
 //go:noescape
 func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
 
+// The same in eight lanes of AVX2.
+
+//go:noescape
+func hmacSHA1AVX2(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+
+//go:noescape
+func hmacSHA256AVX2(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+
 // The block functions of one message and of two. There is at least one block.
 
 //go:noescape

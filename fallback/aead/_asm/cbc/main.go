@@ -20,10 +20,11 @@ func main() {
 	dir := flag.String("dir", ".", "the `directory` to write to")
 	flag.Parse()
 	for name, make := range map[string]func(g *generator){
-		"cbc_vaes_amd64.s":    vaes,
-		"cbc_aesni_amd64.s":   aesni,
-		"hmac_sha_amd64.s":    lanesSHA,
-		"hmac_sha_ni_amd64.s": shaNI,
+		"cbc_vaes_amd64.s":      vaes,
+		"cbc_aesni_amd64.s":     aesni,
+		"hmac_sha_amd64.s":      lanesSHA,
+		"hmac_sha_ni_amd64.s":   shaNI,
+		"hmac_sha_avx2_amd64.s": lanesAVX2,
 	} {
 		if err := write(filepath.Join(*dir, name), make); err != nil {
 			fmt.Fprintf(os.Stderr, "write %s: %v\n", name, err)

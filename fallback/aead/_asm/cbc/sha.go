@@ -203,7 +203,7 @@ func (h *hasher) store(icvs reg.Register) {
 }
 
 // turn transposes words of four bytes in each quarter of four registers.
-func (h *hasher) turn(w, t []reg.VecPhysical) {
+func (h *generator) turn(w, t []reg.VecPhysical) {
 	h.VPUNPCKLDQ(w[1], w[0], t[0])
 	h.VPUNPCKHDQ(w[1], w[0], t[1])
 	h.VPUNPCKLDQ(w[3], w[2], t[2])
