@@ -5,42 +5,56 @@ package dh
 import (
 	"crypto/rand"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 )
 
-// BenchmarkShared is g^xy with a key that is there already, on one core.
+// BenchmarkShared is g^xy with a key that is there already, on one core, for a
+// lone request and for as many as the kernel has lanes.
 func BenchmarkShared(b *testing.B) {
-	for _, g := range Groups() {
-		b.Run(g.String(), func(b *testing.B) {
-			own, peer := generate(b, g), generate(b, g)
-			req, out := []*Request{{Group: g, Private: own.Private, Peer: peer.Public}}, make([]Result, 1)
-			k := groups[g].best()
-			b.ReportAllocs()
-			for b.Loop() {
-				if k.compute(rand.Reader, req, out); out[0].Err != nil {
-					b.Fatal(out[0].Err)
-				}
-			}
-			perSecond(b, 1)
-		})
-	}
+	each(b, func(b *testing.B, g Group, k kernel) Request {
+		return Request{Group: g, Private: generate(b, g, k).Private, Peer: generate(b, g, k).Public}
+	})
 }
 
-// BenchmarkGenerate is a new key pair, on one core.
+// BenchmarkGenerate is a new key pair.
 func BenchmarkGenerate(b *testing.B) {
+	each(b, func(_ *testing.B, g Group, _ kernel) Request { return Request{Group: g} })
+}
+
+// BenchmarkRespond is what a responder asks for: a new key pair and the secret.
+func BenchmarkRespond(b *testing.B) {
+	each(b, func(b *testing.B, g Group, k kernel) Request { return Request{Group: g, Peer: generate(b, g, k).Public} })
+}
+
+// each runs a request through every level of every group.
+func each(b *testing.B, request func(*testing.B, Group, kernel) Request) {
 	for _, g := range Groups() {
-		b.Run(g.String(), func(b *testing.B) {
-			req, out := []*Request{{Group: g}}, make([]Result, 1)
-			k := groups[g].best()
-			b.ReportAllocs()
-			for b.Loop() {
-				if k.compute(rand.Reader, req, out); out[0].Err != nil {
-					b.Fatal(out[0].Err)
-				}
+		for _, c := range groups[g].kernels() {
+			k := c.kernel()
+			for _, n := range slices.Compact([]int{1, k.lanes()}) {
+				name := map[bool]string{true: "lone", false: "full"}[n == 1]
+				b.Run(g.String()+"/"+c.level+"/"+name, func(b *testing.B) {
+					r := request(b, g, k)
+					batch, out := make([]*Request, n), make([]Result, n)
+					for i := range batch {
+						batch[i] = &r
+					}
+					k.compute(rand.Reader, batch, out) // makes the tables
+					b.ReportAllocs()
+					for b.Loop() {
+						k.compute(rand.Reader, batch, out)
+					}
+					for _, res := range out {
+						if res.Err != nil {
+							b.Fatal(res.Err)
+						}
+					}
+					perSecond(b, n)
+				})
 			}
-			perSecond(b, 1)
-		})
+		}
 	}
 }
 
@@ -50,7 +64,7 @@ func BenchmarkEngine(b *testing.B) {
 	for _, g := range []Group{MODP2048, ECP256, Curve25519} {
 		b.Run(g.String(), func(b *testing.B) {
 			e := newEngine(b, Options{Workers: runtime.GOMAXPROCS(0)})
-			peer := generate(b, g).Public
+			peer := generate(b, g, groups[g].best()).Public
 			const waiting = 64
 			for b.Loop() {
 				var all sync.WaitGroup
@@ -67,9 +81,9 @@ func BenchmarkEngine(b *testing.B) {
 	}
 }
 
-func generate(b *testing.B, g Group) Result {
+func generate(b *testing.B, g Group, k kernel) Result {
 	out := make([]Result, 1)
-	groups[g].best().compute(rand.Reader, []*Request{{Group: g}}, out)
+	k.compute(rand.Reader, []*Request{{Group: g}}, out)
 	if out[0].Err != nil {
 		b.Fatal(out[0].Err)
 	}

@@ -5,6 +5,7 @@ package dh
 import (
 	"bytes"
 	"crypto/ecdh"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io"
@@ -285,6 +286,24 @@ func TestScalarRejection(t *testing.T) {
 		stuck := newEngine(t, Options{Workers: 1, Rand: readerFunc(func(p []byte) (int, error) { clear(p); return len(p), nil })})
 		if res := ask(t, stuck, Request{Group: c.group}); res.Err == nil {
 			t.Errorf("%s: a source of zeros made a key", c.group)
+		}
+	}
+}
+
+// The same of eight lanes' own check of the order.
+func TestP256Scalar(t *testing.T) {
+	n := elliptic.P256().Params().N
+	for _, c := range []struct {
+		x    *big.Int
+		want bool
+	}{
+		{new(big.Int), false}, {big.NewInt(1), true}, {big.NewInt(256), true},
+		{new(big.Int).Sub(n, big.NewInt(1)), true}, {n, false}, {new(big.Int).Add(n, big.NewInt(1)), false},
+		{new(big.Int).Sub(n, big.NewInt(1<<40)), true}, {new(big.Int).Add(n, big.NewInt(1<<40)), false},
+		{new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 256), big.NewInt(1)), false},
+	} {
+		if got := isP256Scalar(c.x.FillBytes(make([]byte, 32))); got != c.want {
+			t.Errorf("%x is a scalar: %v, want %v", c.x, got, c.want)
 		}
 	}
 }

@@ -27,6 +27,8 @@ const uncompressed = 4
 // with each of the three curves.
 const maxDraws = 64
 
+var errNoScalar = errors.New("draw private scalar: the random source yields none below the curve's order")
+
 func (c *curve) lanes() int { return 1 }
 
 func (c *curve) compute(random io.Reader, batch []*Request, out []Result) {
@@ -87,7 +89,7 @@ func (c *curve) generate(random io.Reader, g Group) (*PrivateKey, error) {
 			return key, nil
 		}
 	}
-	return nil, errors.New("draw private scalar: the random source yields none below the curve's order")
+	return nil, errNoScalar
 }
 
 // key makes a key pair of a scalar, of which ecdh keeps a copy.

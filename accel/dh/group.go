@@ -36,6 +36,7 @@ import (
 
 	"quicksand/accel"
 	"quicksand/accel/modexp"
+	"quicksand/accel/modexp/p256"
 	"quicksand/accel/modexp/x25519"
 )
 
@@ -131,8 +132,15 @@ const generic = "generic"
 func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 	k := &curve{curve: c, bits: bits, size: (bits + 7) / 8, xy: c != ecdh.X25519()}
 	all := []choice{{generic, func() kernel { return k }}}
-	if c == ecdh.X25519() && x25519.Available() {
-		all = append([]choice{{accel.IFMA.String(), func() kernel { return wide25519{} }}}, all...)
+	var wide kernel
+	switch {
+	case c == ecdh.X25519() && x25519.Available():
+		wide = wide25519{}
+	case c == ecdh.P256() && p256.Available():
+		wide = wideP256{k}
+	}
+	if wide != nil {
+		all = append([]choice{{accel.IFMA.String(), func() kernel { return wide }}}, all...)
 	}
 	info := groupInfo{name: name, public: k.size, shared: k.size, kernels: func() []choice { return all }}
 	if k.xy {
