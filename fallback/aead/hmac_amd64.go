@@ -27,14 +27,14 @@ type hmacKernel struct {
 // hmacKernels are the kernels by the width of registers in bits.
 var hmacKernels = map[int]map[sa.Integrity]hmacKernel{
 	512: {
-		sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, 41, 20},
-		sa.HMACSHA256: {4, 16, hmacSHA256Lanes, 85, 24},
-		sa.HMACSHA384: {8, 8, hmacSHA384Lanes, 0, 14},
-		sa.HMACSHA512: {8, 8, hmacSHA512Lanes, 0, 14},
+		sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, 40, 20},
+		sa.HMACSHA256: {4, 16, hmacSHA256Lanes, 87, 18},
+		sa.HMACSHA384: {8, 8, hmacSHA384Lanes, 0, 16},
+		sa.HMACSHA512: {8, 8, hmacSHA512Lanes, 0, 16},
 	},
 	256: {
-		sa.HMACSHA1:   {4, 8, hmacSHA1AVX2, 50, 25},
-		sa.HMACSHA256: {4, 8, hmacSHA256AVX2, 100, 30},
+		sa.HMACSHA1:   {4, 8, hmacSHA1AVX2, 49, 25},
+		sa.HMACSHA256: {4, 8, hmacSHA256AVX2, 117, 24},
 	},
 }
 
