@@ -3,6 +3,8 @@
 package inner
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -12,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"quicksand/tests/harness"
 )
@@ -51,7 +55,38 @@ func newNICs(t *testing.T, lans int) *nics {
 	ok(t, n.wire.Attach(nicWire, nil))
 	n.a, n.b, err = n.net.SitesOn(nicA, nicB, lans)
 	ok(t, err)
+	neighbours(t, n)
 	return n
+}
+
+// neighbours tells each site the other's link address. A device takes for its
+// own everything that a policy between two hosts says, neighbour discovery too;
+// and what a host itself sends through an offloaded tunnel to a peer on its own
+// link has the kernel look for the inner address there.
+func neighbours(t *testing.T, n *nics) {
+	t.Helper()
+	for _, end := range []struct {
+		h, peer      *harness.Host
+		dev, peerDev string
+		addrs        []string
+	}{
+		{n.a, n.b, nicA, nicB, []string{harness.AddrB, harness.AddrB6, tunnel4.innerB, tunnel6.innerB}},
+		{n.b, n.a, nicB, nicA, []string{harness.AddrA, harness.AddrA6, tunnel4.innerA, tunnel6.innerA}},
+	} {
+		var mac string
+		ok(t, end.peer.Do(func() error {
+			dev, err := net.InterfaceByName(end.peerDev)
+			if err == nil {
+				mac = dev.HardwareAddr.String()
+			}
+			return err
+		}))
+		var commands []string
+		for _, addr := range end.addrs {
+			commands = append(commands, fmt.Sprintf("neigh replace %s lladdr %s dev %s nud permanent", addr, mac, end.dev))
+		}
+		ok(t, xfrm(end.h, commands...))
+	}
 }
 
 func debugfs(dev, file string) string { return filepath.Join("/sys/kernel/debug/qsnic", dev, file) }
@@ -101,27 +136,78 @@ func counted(t *testing.T, dev string) func(counter string) int {
 // kinds counts frames by what they are.
 type kinds struct{ esp, ah, ike, other, clear int }
 
-// watch captures the wire until the function that it returns is called, which
-// counts the frames. Anything in clear but what finds neighbours is shown.
-func (n *nics) watch(t *testing.T) func() kinds {
+// watch captures what passes the wire until the function that it returns is
+// called, which counts the frames. What was in clear is an error, but for what
+// finds neighbours.
+func (n *nics) watch(t *testing.T) (stop func() kinds) {
 	t.Helper()
-	c, err := n.wire.Capture(nicWire)
-	ok(t, err)
+	frames := n.record(t)
 	return func() (k kinds) {
 		t.Helper()
-		ok(t, c.Stop())
-		frames, err := harness.Frames(c.Path)
-		ok(t, err)
-		for _, f := range frames {
+		for _, f := range frames() {
 			k.add(t, f)
 		}
 		return k
 	}
 }
 
+// record captures what passes the wire until the function that it returns is
+// called. By the time that a packet has had an effect, it has been captured.
+func (n *nics) record(t *testing.T) (stop func() [][]byte) {
+	t.Helper()
+	const all = 0x0300 // ETH_P_ALL in network order
+	fd := packetSocket(t, n.wire, nicWire, all)
+	ok(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
+	return func() (frames [][]byte) {
+		t.Helper()
+		defer unix.Close(fd)
+		frame := make([]byte, 1<<16)
+		for {
+			size, _, err := unix.Recvfrom(fd, frame, 0)
+			if err == unix.EAGAIN {
+				break
+			}
+			ok(t, err)
+			frames = append(frames, bytes.Clone(frame[:size]))
+		}
+		stats, err := unix.GetsockoptTpacketStats(fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+		ok(t, err)
+		if stats.Drops != 0 {
+			t.Errorf("the capture lost %d frames of %d", stats.Drops, stats.Packets)
+		}
+		return frames
+	}
+}
+
+// inject sends a frame from site a's device.
+func (n *nics) inject(t *testing.T, frame []byte) {
+	t.Helper()
+	fd := packetSocket(t, n.a, nicA, 0)
+	defer unix.Close(fd)
+	_, err := unix.Write(fd, frame)
+	ok(t, err)
+}
+
+// packetSocket opens a socket for the frames of a device.
+func packetSocket(t *testing.T, h *harness.Host, dev string, protocol uint16) (fd int) {
+	t.Helper()
+	ok(t, h.Do(func() error {
+		i, err := net.InterfaceByName(dev)
+		if err != nil {
+			return err
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: i.Index})
+	}))
+	return fd
+}
+
 func (k *kinds) add(t *testing.T, f []byte) {
 	t.Helper()
 	const espProto, ahProto, udp, icmp6 = 50, 51, 17, 58
+	const multicast = 0xff // first byte of an IPv6 address
 	var proto byte
 	var body []byte
 	switch binary.BigEndian.Uint16(f[12:]) {
@@ -129,6 +215,11 @@ func (k *kinds) add(t *testing.T, f []byte) {
 		proto, body = f[23], f[14+4*int(f[14]&15):]
 	case 0x86dd:
 		proto, body = f[20], f[54:]
+		// The kernel says which groups it is in, and looks for neighbours.
+		if f[38] == multicast {
+			k.other++
+			return
+		}
 	default:
 		k.other++
 		return
@@ -185,11 +276,21 @@ type pair struct {
 	limits string // of the states of site a
 }
 
-// install installs states and policies at both sites.
+// install installs states and policies at both sites, in the place of all that
+// were there.
 func (n *nics) install(t *testing.T, p pair) {
 	t.Helper()
+	n.clear(t)
 	n.installStates(t, p, 0)
 	n.installPolicies(t, p)
+}
+
+// clear removes all states and policies.
+func (n *nics) clear(t *testing.T) {
+	t.Helper()
+	for _, h := range []*harness.Host{n.a, n.b} {
+		ok(t, xfrm(h, "xfrm state flush", "xfrm policy flush"))
+	}
 }
 
 // installStates installs the states of one generation.
@@ -198,24 +299,20 @@ func (n *nics) installStates(t *testing.T, p pair, generation uint32) {
 	ab := sa{src: p.at.outerA, dst: p.at.outerB, spi: 0x1001 + 16*generation, mode: p.mode, key: p.key, icv: p.icv}
 	ba := ab
 	ba.src, ba.dst, ba.spi = ab.dst, ab.src, 0x1002+16*generation
-	for _, s := range []struct {
-		sa
-		h                         *harness.Host
-		offload, dev, dir, limits string
-	}{
-		{ba, n.a, p.onA, nicA, "in", p.limits}, {ab, n.b, p.onB, nicB, "in", ""},
-		{ab, n.a, p.onA, nicA, "out", p.limits}, {ba, n.b, p.onB, nicB, "out", ""},
-	} {
-		s.sa.offload, s.sa.dev, s.sa.dir = s.offload, s.dev, s.dir
-		own := p.in
-		if s.dir == "out" {
-			own = p.out
+	for _, end := range []struct {
+		h       *harness.Host
+		in, out sa
+		offload string
+		dev     string
+		limits  string
+	}{{n.a, ba, ab, p.onA, nicA, p.limits}, {n.b, ab, ba, p.onB, nicB, ""}} {
+		for _, s := range []*sa{&end.in, &end.out} {
+			s.offload, s.dev = end.offload, end.dev
 		}
-		s.extra = strings.Join([]string{p.extra, own, s.limits}, " ")
-		if s.dir == "in" && own == "" {
-			s.extra += " replay-window 32"
-		}
-		ok(t, s.add(s.h))
+		end.in.dir, end.out.dir = "in", "out"
+		end.in.extra = strings.Join([]string{p.extra, cmp.Or(p.in, "replay-window 32"), end.limits}, " ")
+		end.out.extra = strings.Join([]string{p.extra, p.out, end.limits}, " ")
+		ok(t, xfrm(end.h, end.in.words(), end.out.words()))
 	}
 }
 
@@ -225,42 +322,31 @@ func (n *nics) installPolicies(t *testing.T, p pair) {
 		h                                    *harness.Host
 		offload, dev                         string
 		local, remote, outerHere, outerThere string
+		inner                                string
 	}{
-		{n.a, p.onA, nicA, p.at.netA, p.at.netB, p.at.outerA, p.at.outerB},
-		{n.b, p.onB, nicB, p.at.netB, p.at.netA, p.at.outerB, p.at.outerA},
+		{n.a, p.onA, nicA, p.at.netA, p.at.netB, p.at.outerA, p.at.outerB, p.at.innerA},
+		{n.b, p.onB, nicB, p.at.netB, p.at.netA, p.at.outerB, p.at.outerA, p.at.innerB},
 	} {
-		for _, dir := range []string{"in", "out", "fwd"} {
-			words := fmt.Sprintf("xfrm policy add src %s dst %s dir %s priority 100", end.remote, end.local, dir)
-			tmpl := fmt.Sprintf(" tmpl src %s dst %s proto esp reqid 1 mode %s", end.outerThere, end.outerHere, p.mode)
-			if dir == "out" {
-				words = fmt.Sprintf("xfrm policy add src %s dst %s dir out priority 100", end.local, end.remote)
-				tmpl = fmt.Sprintf(" tmpl src %s dst %s proto esp reqid 1 mode %s", end.outerHere, end.outerThere, p.mode)
-			}
-			if dir == "fwd" && p.mode == "transport" {
-				continue
-			}
-			if end.offload == "packet" && dir != "fwd" {
-				words += " offload packet dev " + end.dev
-			}
-			_, err := end.h.Run("ip", strings.Fields(words+tmpl)...)
-			ok(t, err)
+		const policy = "xfrm policy add src %s dst %s dir %s priority 100 %s tmpl src %s dst %s proto esp reqid 1 mode %s"
+		offload := ""
+		if end.offload == "packet" {
+			offload = "offload packet dev " + end.dev
 		}
+		commands := []string{
+			fmt.Sprintf(policy, end.local, end.remote, "out", offload, end.outerHere, end.outerThere, p.mode),
+			fmt.Sprintf(policy, end.remote, end.local, "in", offload, end.outerThere, end.outerHere, p.mode),
+		}
+		if p.mode == "tunnel" {
+			family := "inet"
+			if strings.Contains(end.outerThere, ":") {
+				family = "inet6"
+			}
+			commands = append(commands,
+				fmt.Sprintf(policy, end.remote, end.local, "fwd", "", end.outerThere, end.outerHere, p.mode),
+				fmt.Sprintf("route replace %s via %s %s src %s", end.remote, family, end.outerThere, end.inner))
+		}
+		ok(t, xfrm(end.h, commands...))
 	}
-	if p.mode == "tunnel" {
-		n.route(t, n.a, p.at.netB, p.at.outerB, p.at.innerA)
-		n.route(t, n.b, p.at.netA, p.at.outerA, p.at.innerB)
-	}
-}
-
-// route sends what goes to a network to the other site.
-func (n *nics) route(t *testing.T, h *harness.Host, to, via, src string) {
-	t.Helper()
-	family := "inet"
-	if strings.Contains(via, ":") {
-		family = "inet6"
-	}
-	_, err := h.Run("ip", "route", "replace", to, "via", family, via, "src", src)
-	ok(t, err)
 }
 
 // ping pings from a to b and fails where anything is lost.

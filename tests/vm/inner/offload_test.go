@@ -24,6 +24,9 @@ func TestNICPlain(t *testing.T) {
 // TestNICOffload has one end offloaded in either way with the kernel's own ESP
 // at the other end, and both offloaded.
 func TestNICOffload(t *testing.T) {
+	n := newNICs(t, 1)
+	udpEncap(t, n.a)
+	udpEncap(t, n.b)
 	for _, c := range []struct {
 		name string
 		pair
@@ -36,39 +39,16 @@ func TestNICOffload(t *testing.T) {
 		{"8-byte ICV", pair{at: tunnel4, mode: "tunnel", icv: 64}},
 		{"UDP", pair{at: tunnel4, mode: "tunnel", extra: "encap espinudp 4500 4500 0.0.0.0"}},
 		{"ESN", pair{at: tunnel4, mode: "tunnel", extra: "flag esn", in: "replay-window 64"}},
+		{"ESN past 2^32", pair{at: tunnel4, mode: "tunnel", extra: "flag esn", in: "replay-window 64 replay-seq 4294967292",
+			out: "replay-oseq 4294967292"}},
 	} {
 		for _, on := range [][2]string{{"packet", ""}, {"crypto", ""}, {"packet", "packet"}, {"crypto", "crypto"}, {"packet", "crypto"}} {
 			t.Run(fmt.Sprintf("%s, %s to %s", c.name, on[0], cmp.Or(on[1], "software")), func(t *testing.T) {
 				p := c.pair
 				p.onA, p.onB = on[0], on[1]
-				n := newNICs(t, 1)
-				neighbours(t, n)
-				if strings.Contains(p.extra, "espinudp") {
-					udpEncap(t, n.a)
-					udpEncap(t, n.b)
-				}
 				n.install(t, p)
 				offloaded(t, n, p)
 			})
-		}
-	}
-}
-
-// neighbours makes the sites know each other's link addresses: a device takes
-// everything that a policy between two hosts says, neighbour discovery too.
-func neighbours(t *testing.T, n *nics) {
-	t.Helper()
-	for _, at := range []sites{host4, host6} {
-		n.ping(t, at, 1, 56)
-	}
-	for _, end := range []struct {
-		h     *harness.Host
-		dev   string
-		addrs []string
-	}{{n.a, nicA, []string{harness.AddrB, harness.AddrB6}}, {n.b, nicB, []string{harness.AddrA, harness.AddrA6}}} {
-		for _, addr := range end.addrs {
-			_, err := end.h.Run("ip", "neigh", "change", addr, "dev", end.dev, "nud", "permanent")
-			ok(t, err)
 		}
 	}
 }
@@ -93,7 +73,8 @@ func offloaded(t *testing.T, n *nics, p pair) {
 	}{{n.a, nicA, p.onA, onA}, {n.b, nicB, p.onB, onB}} {
 		kind := cmp.Or(end.on, "plain")
 		for _, c := range []string{"tx_" + kind, "rx_" + kind} {
-			if got := end.grew(c); got != pings+2 {
+			// Neighbour discovery may be among what is plain.
+			if got := end.grew(c); got < pings+2 || kind != "plain" && got > pings+2 {
 				t.Errorf("%s of %s is %d of %d\n%s\n%s", c, end.dev, got, pings+2, shown(t, end.dev, "counters"), states(t, end.h))
 			}
 		}

@@ -24,15 +24,23 @@ type sa struct {
 	spi      uint32
 	mode     string
 	offload  string // "packet", "crypto", or empty for software
-	dev, dir string // of the offload
+	dev      string // of the offload
+	dir      string // "in" or "out"
 	key      string // in hexadecimal; gcmKey by default
 	icv      int    // in bits; 128 by default
-	reqid    int    // 1 by default
+	noReqid  bool   // the reqid is 1 otherwise
 	extra    string // further words
 }
 
-func (s sa) add(h *harness.Host) error {
-	key, icv, reqid := cmp.Or(s.key, gcmKey), cmp.Or(s.icv, 128), cmp.Or(s.reqid, 1)
+// add installs the state.
+func (s sa) add(h *harness.Host) error { return xfrm(h, s.words()) }
+
+// words are what ip(8) is told to install the state.
+func (s sa) words() string {
+	key, icv, reqid := cmp.Or(s.key, gcmKey), cmp.Or(s.icv, 128), 1
+	if s.noReqid {
+		reqid = 0
+	}
 	words := fmt.Sprintf("xfrm state add src %s dst %s proto esp spi %#x reqid %d mode %s %s aead rfc4106(gcm(aes)) 0x%s %d",
 		s.src, s.dst, s.spi, reqid, s.mode, s.extra, key, icv)
 	switch s.offload {
@@ -40,9 +48,21 @@ func (s sa) add(h *harness.Host) error {
 		words += " offload packet dev " + s.dev + " dir " + s.dir
 	case "crypto":
 		words += " offload dev " + s.dev + " dir " + s.dir
+	default:
+		words += " dir " + s.dir
 	}
-	_, err := h.Run("ip", strings.Fields(words)...)
-	return err
+	return words
+}
+
+// xfrm runs commands of ip(8) in the host, in one go. The first that fails ends
+// it.
+func xfrm(h *harness.Host, commands ...string) error {
+	cmd := exec.Command("ip", "-n", h.Namespace(), "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip in %s: %w: %s", h.Name(), err, out)
+	}
+	return nil
 }
 
 // ip runs ip(8) where the test runs.
@@ -56,9 +76,9 @@ func ip(t *testing.T, args ...string) {
 // states is what the kernel holds in the host, as ip(8) shows it.
 func states(t *testing.T, h *harness.Host) string {
 	t.Helper()
-	out, err := h.Run("ip", "-s", "xfrm", "state")
+	out, err := exec.Command("ip", "-n", h.Namespace(), "-s", "xfrm", "state").CombinedOutput()
 	ok(t, err)
-	return out
+	return string(out)
 }
 
 // refused fails unless the error has the words.
