@@ -7,7 +7,7 @@
 #include "textflag.h"
 
 // func gcmSealVAES512(k *byte, pkts *byte, n int)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VL, BMI, PCLMULQDQ, VAES, VPCLMULQDQ
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, BMI, PCLMULQDQ, VAES, VPCLMULQDQ
 TEXT ·gcmSealVAES512(SB), $1280-24
 	MOVQ            k+0(FP), DI
 	MOVQ            pkts+8(FP), SI
@@ -83,23 +83,25 @@ gathered6:
 	JZ    done2
 	MOVQ  SI, 1144(BX)
 	MOVQ  R8, 1152(BX)
+	CMPQ  R11, $0x01
+	JE    single7
 	CMPQ  R11, $0x04
-	JE    full7
+	JE    full9
 	MOVQ  960(BX), AX
 	MOVQ  992(BX), CX
 	MOVQ  1056(BX), DX
 	LEAQ  1904(DI), R12
 
-fill8:
+fill10:
 	MOVQ AX, 960(BX)(R11*8)
 	MOVQ CX, 992(BX)(R11*8)
 	MOVQ DX, 1056(BX)(R11*8)
 	MOVQ R12, 1024(BX)(R11*8)
 	INCQ R11
 	CMPQ R11, $0x04
-	JB   fill8
+	JB   fill10
 
-full7:
+full9:
 	MOVQ            960(BX), AX
 	MOVQ            1056(BX), CX
 	VMOVQ           (AX), X0
@@ -139,19 +141,19 @@ full7:
 	VAESENC         Z23, Z0, Z0
 	VAESENC         Z24, Z0, Z0
 	CMPQ            R10, $0x0c
-	JB              last9
+	JB              last11
 	VAESENC         Z25, Z0, Z0
 	VAESENC         Z26, Z0, Z0
-	JE              last9
+	JE              last11
 	VAESENC         Z27, Z0, Z0
 	VAESENC         Z28, Z0, Z0
 
-last9:
+last11:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, 64(BX)
 	XORQ        R11, R11
 
-lane10:
+lane12:
 	MOVQ            960(BX)(R11*8), DX
 	ADDQ            $0x10, DX
 	MOVQ            992(BX)(R11*8), AX
@@ -164,7 +166,7 @@ lane10:
 	MOVQ            $0x00000000, 1128(BX)
 	XORL            CX, CX
 	CMPQ            AX, $0x00000600
-	JA              long11
+	JA              long13
 	LEAQ            15(AX), R14
 	ANDQ            $-16, R14
 	LEAQ            1904(DI), R12
@@ -175,12 +177,12 @@ lane10:
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
 
-chunks13:
+chunks15:
 	SUBQ           $0x00000100, AX
-	JB             tail14
+	JB             tail16
 	CMPQ           R13, R9
-	JB             ready19
-	JA             after18
+	JB             ready21
+	JA             after20
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -190,9 +192,9 @@ chunks13:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready19
+	JMP            ready21
 
-after18:
+after20:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -204,7 +206,7 @@ after18:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready19:
+ready21:
 	VPXORQ  (R13), Z11, Z0
 	VPXORQ  64(R13), Z11, Z1
 	VPXORQ  128(R13), Z11, Z2
@@ -246,7 +248,7 @@ ready19:
 	VAESENC Z24, Z2, Z2
 	VAESENC Z24, Z3, Z3
 	CMPQ    R10, $0x0c
-	JB      last20
+	JB      last22
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
@@ -255,7 +257,7 @@ ready19:
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
 	VAESENC Z26, Z3, Z3
-	JE      last20
+	JE      last22
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -265,7 +267,7 @@ ready19:
 	VAESENC Z28, Z2, Z2
 	VAESENC Z28, Z3, Z3
 
-last20:
+last22:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -285,12 +287,12 @@ last20:
 	ADDQ        $0x00000100, DX
 	ADDQ        $0x00000100, R13
 	SUBQ        $0x00000100, AX
-	JB          chunk17
+	JB          chunk19
 
-chunk16:
+chunk18:
 	CMPQ           R13, R9
-	JB             ready22
-	JA             after21
+	JB             ready24
+	JA             after23
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -300,9 +302,9 @@ chunk16:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready22
+	JMP            ready24
 
-after21:
+after23:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -314,7 +316,7 @@ after21:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready22:
+ready24:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -384,7 +386,7 @@ ready22:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last23
+	JB         last25
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -393,7 +395,7 @@ ready22:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last23
+	JE         last25
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -403,7 +405,7 @@ ready22:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last23:
+last25:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -424,9 +426,9 @@ last23:
 	ADDQ        $0x00000100, R13
 	ADDQ        $0x00000100, R12
 	SUBQ        $0x00000100, AX
-	JAE         chunk16
+	JAE         chunk18
 
-chunk17:
+chunk19:
 	VMOVDQU64  (R12), Z30
 	VMOVDQU64  64(R12), Z31
 	VPCLMULQDQ $0x00, Z30, Z4, Z14
@@ -456,9 +458,9 @@ chunk17:
 	VPCLMULQDQ $0x10, Z31, Z7, Z15
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	ADDQ       $0x00000100, R12
-	JMP        tail14
+	JMP        tail16
 
-long11:
+long13:
 	MOVQ       AX, CX
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
@@ -471,9 +473,9 @@ long11:
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
 	ADDQ       $0x10, R12
-	JMP        chunks13
+	JMP        chunks15
 
-blocks12:
+blocks14:
 	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
 	VPCLMULQDQ      $0x01, Z8, Z14, Z15
 	VPSHUFD         $0x4e, Z8, Z8
@@ -486,7 +488,7 @@ blocks12:
 	VEXTRACTI32X4   $0x01, Y0, X1
 	VPXORQ          X1, X0, X0
 	CMPQ            CX, $0x00000600
-	JA              more24
+	JA              more26
 	MOVQ            CX, AX
 	XORL            CX, CX
 	LEAQ            15(AX), R14
@@ -500,9 +502,9 @@ blocks12:
 	VPXORQ          X8, X8, X8
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
-	JMP             chunks13
+	JMP             chunks15
 
-more24:
+more26:
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
 	LEAQ       384(DI), R12
@@ -512,14 +514,14 @@ more24:
 	VPCLMULQDQ $0x10, X1, X0, X2
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
-	JMP        chunks13
+	JMP        chunks15
 
-tail14:
+tail16:
 	ADDQ           $0x00000100, AX
-	JZ             end15
+	JZ             end17
 	CMPQ           R13, R9
-	JB             ready26
-	JA             after25
+	JB             ready28
+	JA             after27
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -529,9 +531,9 @@ tail14:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready26
+	JMP            ready28
 
-after25:
+after27:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -543,11 +545,11 @@ after25:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready26:
+ready28:
 	CMPQ    AX, $0x80
-	JA      vectors28
+	JA      vectors30
 	CMPQ    AX, $0x40
-	JA      vectors27
+	JA      vectors29
 	MOVQ    CX, R14
 	MOVL    $0x00000040, CX
 	SUBL    AX, CX
@@ -566,14 +568,14 @@ ready26:
 	VAESENC Z23, Z0, Z0
 	VAESENC Z24, Z0, Z0
 	CMPQ    R10, $0x0c
-	JB      last30
+	JB      last32
 	VAESENC Z25, Z0, Z0
 	VAESENC Z26, Z0, Z0
-	JE      last30
+	JE      last32
 	VAESENC Z27, Z0, Z0
 	VAESENC Z28, Z0, Z0
 
-last30:
+last32:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU8.Z  (DX), K1, Z4
 	VPXORQ      Z4, Z0, Z0
@@ -588,9 +590,9 @@ last30:
 	VPXORQ      Z14, Z8, Z8
 	VPCLMULQDQ  $0x11, Z30, Z0, Z15
 	VPXORQ      Z15, Z10, Z10
-	JMP         end15
+	JMP         end17
 
-vectors27:
+vectors29:
 	MOVQ    CX, R14
 	MOVL    $0x00000080, CX
 	SUBL    AX, CX
@@ -619,18 +621,18 @@ vectors27:
 	VAESENC Z24, Z0, Z0
 	VAESENC Z24, Z1, Z1
 	CMPQ    R10, $0x0c
-	JB      last31
+	JB      last33
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
-	JE      last31
+	JE      last33
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z28, Z0, Z0
 	VAESENC Z28, Z1, Z1
 
-last31:
+last33:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VPXORQ      (DX), Z0, Z0
@@ -655,11 +657,11 @@ last31:
 	VPCLMULQDQ  $0x01, Z31, Z1, Z14
 	VPCLMULQDQ  $0x10, Z31, Z1, Z15
 	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	JMP         end15
+	JMP         end17
 
-vectors28:
+vectors30:
 	CMPQ    AX, $0x000000c0
-	JA      vectors29
+	JA      vectors31
 	MOVQ    CX, R14
 	MOVL    $0x000000c0, CX
 	SUBL    AX, CX
@@ -698,14 +700,14 @@ vectors28:
 	VAESENC Z24, Z1, Z1
 	VAESENC Z24, Z2, Z2
 	CMPQ    R10, $0x0c
-	JB      last32
+	JB      last34
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
-	JE      last32
+	JE      last34
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -713,7 +715,7 @@ vectors28:
 	VAESENC Z28, Z1, Z1
 	VAESENC Z28, Z2, Z2
 
-last32:
+last34:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -750,9 +752,9 @@ last32:
 	VPXORQ      Z14, Z8, Z8
 	VPCLMULQDQ  $0x11, Z30, Z2, Z15
 	VPXORQ      Z15, Z10, Z10
-	JMP         end15
+	JMP         end17
 
-vectors29:
+vectors31:
 	MOVQ    CX, R14
 	MOVL    $0x00000100, CX
 	SUBL    AX, CX
@@ -801,7 +803,7 @@ vectors29:
 	VAESENC Z24, Z2, Z2
 	VAESENC Z24, Z3, Z3
 	CMPQ    R10, $0x0c
-	JB      last33
+	JB      last35
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
@@ -810,7 +812,7 @@ vectors29:
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
 	VAESENC Z26, Z3, Z3
-	JE      last33
+	JE      last35
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -820,7 +822,7 @@ vectors29:
 	VAESENC Z28, Z2, Z2
 	VAESENC Z28, Z3, Z3
 
-last33:
+last35:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -868,9 +870,9 @@ last33:
 	VPCLMULQDQ  $0x10, Z31, Z3, Z15
 	VPTERNLOGQ  $0x96, Z14, Z15, Z9
 
-end15:
+end17:
 	TESTQ           CX, CX
-	JNZ             blocks12
+	JNZ             blocks14
 	MOVQ            1136(BX), R14
 	LEAQ            (R14)(R14*2), R14
 	SHLQ            $0x06, R14
@@ -879,7 +881,7 @@ end15:
 	VMOVDQU64       Z10, 320(BX)(R14*1)
 	INCQ            R11
 	CMPQ            R11, 1120(BX)
-	JB              lane10
+	JB              lane12
 	VMOVDQU64       192(BX), Z0
 	VMOVDQU64       576(BX), Z1
 	VSHUFI64X2      $0xee, 384(BX), Z0, Z2
@@ -922,9 +924,13 @@ end15:
 	VBROADCASTI32X4 (AX), K3, Z1
 	MOVQ            1048(BX), AX
 	VBROADCASTI32X4 (AX), K4, Z1
-	MOVL            $0x00000055, AX
-	KMOVW           AX, K7
-	VPEXPANDQ.Z     992(BX), K7, Z2
+	VMOVQ           992(BX), X2
+	VMOVQ           1000(BX), X3
+	VMOVQ           1008(BX), X14
+	VMOVQ           1016(BX), X15
+	VINSERTI32X4    $0x01, X3, Z2, Z2
+	VINSERTI32X4    $0x01, X15, Z14, Z14
+	VINSERTI64X4    $0x01, Y14, Z2, Z2
 	VBROADCASTI32X4 48(DI), Z14
 	VPSLLQ          $0x03, Z2, Z2
 	VPXORQ          Z14, Z2, Z2
@@ -955,25 +961,829 @@ end15:
 	ADDQ            992(BX), AX
 	VMOVDQU8        X0, K6, 16(AX)
 	CMPQ            CX, $0x01
-	JE              put34
+	JE              put36
 	VEXTRACTI32X4   $0x01, Z0, X1
 	MOVQ            968(BX), AX
 	ADDQ            1000(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 	CMPQ            CX, $0x02
-	JE              put34
+	JE              put36
 	VEXTRACTI32X4   $0x02, Z0, X1
 	MOVQ            976(BX), AX
 	ADDQ            1008(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 	CMPQ            CX, $0x03
-	JE              put34
+	JE              put36
 	VEXTRACTI32X4   $0x03, Z0, X1
 	MOVQ            984(BX), AX
 	ADDQ            1016(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 
-put34:
+put36:
+	JMP finished8
+
+single7:
+	MOVQ    960(BX), AX
+	MOVQ    1056(BX), CX
+	VMOVQ   (AX), X0
+	VPINSRQ $0x01, 24(CX), X0, X0
+	VPSHUFB 32(DI), X0, X1
+	VMOVDQU X1, 128(BX)
+	VPSHUFB gcmNonceSeal<>+0(SB), X0, X0
+	VPXOR   16(DI), X0, X0
+	VMOVDQU X0, (BX)
+	VPXOR   gcmOne<>+0(SB), X0, X0
+	VAESENC Z16, Z0, Z0
+	VAESENC Z17, Z0, Z0
+	VAESENC Z18, Z0, Z0
+	VAESENC Z19, Z0, Z0
+	VAESENC Z20, Z0, Z0
+	VAESENC Z21, Z0, Z0
+	VAESENC Z22, Z0, Z0
+	VAESENC Z23, Z0, Z0
+	VAESENC Z24, Z0, Z0
+	CMPQ    R10, $0x0c
+	JB      last37
+	VAESENC Z25, Z0, Z0
+	VAESENC Z26, Z0, Z0
+	JE      last37
+	VAESENC Z27, Z0, Z0
+	VAESENC Z28, Z0, Z0
+
+last37:
+	VAESENCLAST     Z29, Z0, Z0
+	VMOVDQU         X0, 64(BX)
+	XORQ            R11, R11
+	MOVQ            960(BX)(R11*8), DX
+	ADDQ            $0x10, DX
+	MOVQ            992(BX)(R11*8), AX
+	MOVQ            R11, 1136(BX)
+	MOVQ            R11, R14
+	SHLQ            $0x04, R14
+	VBROADCASTI32X4 (BX)(R14*1), Z11
+	VMOVDQA64       Z11, Z12
+	LEAQ            -3840(R9), R13
+	MOVQ            $0x00000000, 1128(BX)
+	XORL            CX, CX
+	CMPQ            AX, $0x00000600
+	JA              long38
+	LEAQ            15(AX), R14
+	ANDQ            $-16, R14
+	LEAQ            1904(DI), R12
+	SUBQ            R14, R12
+	LEAQ            -16(R12), R14
+	MOVQ            R14, 1024(BX)(R11*8)
+	VPXORQ          X8, X8, X8
+	VPXORQ          X9, X9, X9
+	VPXORQ          X10, X10, X10
+
+chunks40:
+	SUBQ           $0x00000100, AX
+	JB             tail41
+	CMPQ           R13, R9
+	JB             ready46
+	JA             after45
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready46
+
+after45:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready46:
+	VPXORQ  (R13), Z11, Z0
+	VPXORQ  64(R13), Z11, Z1
+	VPXORQ  128(R13), Z11, Z2
+	VPXORQ  192(R13), Z12, Z3
+	VAESENC Z16, Z0, Z0
+	VAESENC Z16, Z1, Z1
+	VAESENC Z16, Z2, Z2
+	VAESENC Z16, Z3, Z3
+	VAESENC Z17, Z0, Z0
+	VAESENC Z17, Z1, Z1
+	VAESENC Z17, Z2, Z2
+	VAESENC Z17, Z3, Z3
+	VAESENC Z18, Z0, Z0
+	VAESENC Z18, Z1, Z1
+	VAESENC Z18, Z2, Z2
+	VAESENC Z18, Z3, Z3
+	VAESENC Z19, Z0, Z0
+	VAESENC Z19, Z1, Z1
+	VAESENC Z19, Z2, Z2
+	VAESENC Z19, Z3, Z3
+	VAESENC Z20, Z0, Z0
+	VAESENC Z20, Z1, Z1
+	VAESENC Z20, Z2, Z2
+	VAESENC Z20, Z3, Z3
+	VAESENC Z21, Z0, Z0
+	VAESENC Z21, Z1, Z1
+	VAESENC Z21, Z2, Z2
+	VAESENC Z21, Z3, Z3
+	VAESENC Z22, Z0, Z0
+	VAESENC Z22, Z1, Z1
+	VAESENC Z22, Z2, Z2
+	VAESENC Z22, Z3, Z3
+	VAESENC Z23, Z0, Z0
+	VAESENC Z23, Z1, Z1
+	VAESENC Z23, Z2, Z2
+	VAESENC Z23, Z3, Z3
+	VAESENC Z24, Z0, Z0
+	VAESENC Z24, Z1, Z1
+	VAESENC Z24, Z2, Z2
+	VAESENC Z24, Z3, Z3
+	CMPQ    R10, $0x0c
+	JB      last47
+	VAESENC Z25, Z0, Z0
+	VAESENC Z25, Z1, Z1
+	VAESENC Z25, Z2, Z2
+	VAESENC Z25, Z3, Z3
+	VAESENC Z26, Z0, Z0
+	VAESENC Z26, Z1, Z1
+	VAESENC Z26, Z2, Z2
+	VAESENC Z26, Z3, Z3
+	JE      last47
+	VAESENC Z27, Z0, Z0
+	VAESENC Z27, Z1, Z1
+	VAESENC Z27, Z2, Z2
+	VAESENC Z27, Z3, Z3
+	VAESENC Z28, Z0, Z0
+	VAESENC Z28, Z1, Z1
+	VAESENC Z28, Z2, Z2
+	VAESENC Z28, Z3, Z3
+
+last47:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VPXORQ      (DX), Z0, Z0
+	VMOVDQU64   Z0, (DX)
+	VPSHUFB     Z13, Z0, Z4
+	VPXORQ      64(DX), Z1, Z1
+	VMOVDQU64   Z1, 64(DX)
+	VPSHUFB     Z13, Z1, Z5
+	VPXORQ      128(DX), Z2, Z2
+	VMOVDQU64   Z2, 128(DX)
+	VPSHUFB     Z13, Z2, Z6
+	VPXORQ      192(DX), Z3, Z3
+	VMOVDQU64   Z3, 192(DX)
+	VPSHUFB     Z13, Z3, Z7
+	ADDQ        $0x00000100, DX
+	ADDQ        $0x00000100, R13
+	SUBQ        $0x00000100, AX
+	JB          chunk44
+
+chunk43:
+	CMPQ           R13, R9
+	JB             ready49
+	JA             after48
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready49
+
+after48:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready49:
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	VAESENC    Z16, Z0, Z0
+	VAESENC    Z16, Z1, Z1
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z16, Z2, Z2
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z16, Z3, Z3
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z17, Z0, Z0
+	VAESENC    Z17, Z1, Z1
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VAESENC    Z17, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z17, Z3, Z3
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z18, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VAESENC    Z18, Z1, Z1
+	VAESENC    Z18, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z18, Z3, Z3
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z19, Z0, Z0
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z19, Z1, Z1
+	VAESENC    Z19, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z19, Z3, Z3
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VAESENC    Z20, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z20, Z2, Z2
+	VAESENC    Z20, Z3, Z3
+	VMOVDQU64  128(R12), Z30
+	VAESENC    Z21, Z0, Z0
+	VMOVDQU64  192(R12), Z31
+	VAESENC    Z21, Z1, Z1
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VAESENC    Z21, Z2, Z2
+	VAESENC    Z21, Z3, Z3
+	VPCLMULQDQ $0x00, Z31, Z7, Z15
+	VAESENC    Z22, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z22, Z1, Z1
+	VPCLMULQDQ $0x11, Z30, Z6, Z14
+	VAESENC    Z22, Z2, Z2
+	VPCLMULQDQ $0x11, Z31, Z7, Z15
+	VAESENC    Z22, Z3, Z3
+	VAESENC    Z23, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z23, Z1, Z1
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VAESENC    Z23, Z2, Z2
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VAESENC    Z23, Z3, Z3
+	VAESENC    Z24, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z24, Z1, Z1
+	VPCLMULQDQ $0x01, Z31, Z7, Z14
+	VAESENC    Z24, Z2, Z2
+	VPCLMULQDQ $0x10, Z31, Z7, Z15
+	VAESENC    Z24, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	CMPQ       R10, $0x0c
+	JB         last50
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z25, Z2, Z2
+	VAESENC    Z25, Z3, Z3
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	VAESENC    Z26, Z2, Z2
+	VAESENC    Z26, Z3, Z3
+	JE         last50
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z27, Z2, Z2
+	VAESENC    Z27, Z3, Z3
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+	VAESENC    Z28, Z2, Z2
+	VAESENC    Z28, Z3, Z3
+
+last50:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VPXORQ      (DX), Z0, Z0
+	VMOVDQU64   Z0, (DX)
+	VPSHUFB     Z13, Z0, Z4
+	VPXORQ      64(DX), Z1, Z1
+	VMOVDQU64   Z1, 64(DX)
+	VPSHUFB     Z13, Z1, Z5
+	VPXORQ      128(DX), Z2, Z2
+	VMOVDQU64   Z2, 128(DX)
+	VPSHUFB     Z13, Z2, Z6
+	VPXORQ      192(DX), Z3, Z3
+	VMOVDQU64   Z3, 192(DX)
+	VPSHUFB     Z13, Z3, Z7
+	ADDQ        $0x00000100, DX
+	ADDQ        $0x00000100, R13
+	ADDQ        $0x00000100, R12
+	SUBQ        $0x00000100, AX
+	JAE         chunk43
+
+chunk44:
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  128(R12), Z30
+	VMOVDQU64  192(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VPCLMULQDQ $0x00, Z31, Z7, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z6, Z14
+	VPCLMULQDQ $0x11, Z31, Z7, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z7, Z14
+	VPCLMULQDQ $0x10, Z31, Z7, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	ADDQ       $0x00000100, R12
+	JMP        tail41
+
+long38:
+	MOVQ       AX, CX
+	SUBQ       $0x00000600, CX
+	MOVL       $0x00000600, AX
+	VMOVDQU    128(BX)(R14*1), X0
+	LEAQ       368(DI), R12
+	VMOVDQU    (R12), X1
+	VPCLMULQDQ $0x00, X1, X0, X8
+	VPCLMULQDQ $0x01, X1, X0, X9
+	VPCLMULQDQ $0x10, X1, X0, X2
+	VPCLMULQDQ $0x11, X1, X0, X10
+	VPXORQ     X2, X9, X9
+	ADDQ       $0x10, R12
+	JMP        chunks40
+
+blocks39:
+	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
+	VPCLMULQDQ      $0x01, Z8, Z14, Z15
+	VPSHUFD         $0x4e, Z8, Z8
+	VPTERNLOGQ      $0x96, Z15, Z8, Z9
+	VPCLMULQDQ      $0x01, Z9, Z14, Z15
+	VPSHUFD         $0x4e, Z9, Z9
+	VPTERNLOGQ      $0x96, Z15, Z9, Z10
+	VEXTRACTI64X4   $0x01, Z10, Y0
+	VPXORQ          Y0, Y10, Y0
+	VEXTRACTI32X4   $0x01, Y0, X1
+	VPXORQ          X1, X0, X0
+	CMPQ            CX, $0x00000600
+	JA              more51
+	MOVQ            CX, AX
+	XORL            CX, CX
+	LEAQ            15(AX), R14
+	ANDQ            $-16, R14
+	LEAQ            1904(DI), R12
+	SUBQ            R14, R12
+	MOVQ            1136(BX), R14
+	MOVQ            R12, 1024(BX)(R14*8)
+	SHLQ            $0x04, R14
+	VMOVDQU         X0, 128(BX)(R14*1)
+	VPXORQ          X8, X8, X8
+	VPXORQ          X9, X9, X9
+	VPXORQ          X10, X10, X10
+	JMP             chunks40
+
+more51:
+	SUBQ       $0x00000600, CX
+	MOVL       $0x00000600, AX
+	LEAQ       384(DI), R12
+	VMOVDQU    (R12), X1
+	VPCLMULQDQ $0x00, X1, X0, X8
+	VPCLMULQDQ $0x01, X1, X0, X9
+	VPCLMULQDQ $0x10, X1, X0, X2
+	VPCLMULQDQ $0x11, X1, X0, X10
+	VPXORQ     X2, X9, X9
+	JMP        chunks40
+
+tail41:
+	ADDQ           $0x00000100, AX
+	JZ             end42
+	CMPQ           R13, R9
+	JB             ready53
+	JA             after52
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready53
+
+after52:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready53:
+	CMPQ    AX, $0x80
+	JA      vectors55
+	CMPQ    AX, $0x40
+	JA      vectors54
+	MOVQ    CX, R14
+	MOVL    $0x00000040, CX
+	SUBL    AX, CX
+	MOVQ    $-1, AX
+	SHRQ    CL, AX
+	KMOVQ   AX, K1
+	MOVQ    R14, CX
+	VPXORQ  (R13), Z11, Z0
+	VAESENC Z16, Z0, Z0
+	VAESENC Z17, Z0, Z0
+	VAESENC Z18, Z0, Z0
+	VAESENC Z19, Z0, Z0
+	VAESENC Z20, Z0, Z0
+	VAESENC Z21, Z0, Z0
+	VAESENC Z22, Z0, Z0
+	VAESENC Z23, Z0, Z0
+	VAESENC Z24, Z0, Z0
+	CMPQ    R10, $0x0c
+	JB      last57
+	VAESENC Z25, Z0, Z0
+	VAESENC Z26, Z0, Z0
+	JE      last57
+	VAESENC Z27, Z0, Z0
+	VAESENC Z28, Z0, Z0
+
+last57:
+	VAESENCLAST Z29, Z0, Z0
+	VMOVDQU8.Z  (DX), K1, Z4
+	VPXORQ      Z4, Z0, Z0
+	VMOVDQU8    Z0, K1, (DX)
+	VMOVDQU8.Z  Z0, K1, Z0
+	VPSHUFB     Z13, Z0, Z0
+	VMOVDQU64   (R12), Z30
+	VPCLMULQDQ  $0x01, Z30, Z0, Z14
+	VPCLMULQDQ  $0x10, Z30, Z0, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x00, Z30, Z0, Z14
+	VPXORQ      Z14, Z8, Z8
+	VPCLMULQDQ  $0x11, Z30, Z0, Z15
+	VPXORQ      Z15, Z10, Z10
+	JMP         end42
+
+vectors54:
+	MOVQ    CX, R14
+	MOVL    $0x00000080, CX
+	SUBL    AX, CX
+	MOVQ    $-1, AX
+	SHRQ    CL, AX
+	KMOVQ   AX, K1
+	MOVQ    R14, CX
+	VPXORQ  (R13), Z11, Z0
+	VPXORQ  64(R13), Z11, Z1
+	VAESENC Z16, Z0, Z0
+	VAESENC Z16, Z1, Z1
+	VAESENC Z17, Z0, Z0
+	VAESENC Z17, Z1, Z1
+	VAESENC Z18, Z0, Z0
+	VAESENC Z18, Z1, Z1
+	VAESENC Z19, Z0, Z0
+	VAESENC Z19, Z1, Z1
+	VAESENC Z20, Z0, Z0
+	VAESENC Z20, Z1, Z1
+	VAESENC Z21, Z0, Z0
+	VAESENC Z21, Z1, Z1
+	VAESENC Z22, Z0, Z0
+	VAESENC Z22, Z1, Z1
+	VAESENC Z23, Z0, Z0
+	VAESENC Z23, Z1, Z1
+	VAESENC Z24, Z0, Z0
+	VAESENC Z24, Z1, Z1
+	CMPQ    R10, $0x0c
+	JB      last58
+	VAESENC Z25, Z0, Z0
+	VAESENC Z25, Z1, Z1
+	VAESENC Z26, Z0, Z0
+	VAESENC Z26, Z1, Z1
+	JE      last58
+	VAESENC Z27, Z0, Z0
+	VAESENC Z27, Z1, Z1
+	VAESENC Z28, Z0, Z0
+	VAESENC Z28, Z1, Z1
+
+last58:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VPXORQ      (DX), Z0, Z0
+	VMOVDQU64   Z0, (DX)
+	VPSHUFB     Z13, Z0, Z0
+	VMOVDQU8.Z  64(DX), K1, Z4
+	VPXORQ      Z4, Z1, Z1
+	VMOVDQU8    Z1, K1, 64(DX)
+	VMOVDQU8.Z  Z1, K1, Z1
+	VPSHUFB     Z13, Z1, Z1
+	VMOVDQU64   (R12), Z30
+	VMOVDQU64   64(R12), Z31
+	VPCLMULQDQ  $0x00, Z30, Z0, Z14
+	VPCLMULQDQ  $0x00, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z8
+	VPCLMULQDQ  $0x11, Z30, Z0, Z14
+	VPCLMULQDQ  $0x11, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z10
+	VPCLMULQDQ  $0x01, Z30, Z0, Z14
+	VPCLMULQDQ  $0x10, Z30, Z0, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x01, Z31, Z1, Z14
+	VPCLMULQDQ  $0x10, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	JMP         end42
+
+vectors55:
+	CMPQ    AX, $0x000000c0
+	JA      vectors56
+	MOVQ    CX, R14
+	MOVL    $0x000000c0, CX
+	SUBL    AX, CX
+	MOVQ    $-1, AX
+	SHRQ    CL, AX
+	KMOVQ   AX, K1
+	MOVQ    R14, CX
+	VPXORQ  (R13), Z11, Z0
+	VPXORQ  64(R13), Z11, Z1
+	VPXORQ  128(R13), Z11, Z2
+	VAESENC Z16, Z0, Z0
+	VAESENC Z16, Z1, Z1
+	VAESENC Z16, Z2, Z2
+	VAESENC Z17, Z0, Z0
+	VAESENC Z17, Z1, Z1
+	VAESENC Z17, Z2, Z2
+	VAESENC Z18, Z0, Z0
+	VAESENC Z18, Z1, Z1
+	VAESENC Z18, Z2, Z2
+	VAESENC Z19, Z0, Z0
+	VAESENC Z19, Z1, Z1
+	VAESENC Z19, Z2, Z2
+	VAESENC Z20, Z0, Z0
+	VAESENC Z20, Z1, Z1
+	VAESENC Z20, Z2, Z2
+	VAESENC Z21, Z0, Z0
+	VAESENC Z21, Z1, Z1
+	VAESENC Z21, Z2, Z2
+	VAESENC Z22, Z0, Z0
+	VAESENC Z22, Z1, Z1
+	VAESENC Z22, Z2, Z2
+	VAESENC Z23, Z0, Z0
+	VAESENC Z23, Z1, Z1
+	VAESENC Z23, Z2, Z2
+	VAESENC Z24, Z0, Z0
+	VAESENC Z24, Z1, Z1
+	VAESENC Z24, Z2, Z2
+	CMPQ    R10, $0x0c
+	JB      last59
+	VAESENC Z25, Z0, Z0
+	VAESENC Z25, Z1, Z1
+	VAESENC Z25, Z2, Z2
+	VAESENC Z26, Z0, Z0
+	VAESENC Z26, Z1, Z1
+	VAESENC Z26, Z2, Z2
+	JE      last59
+	VAESENC Z27, Z0, Z0
+	VAESENC Z27, Z1, Z1
+	VAESENC Z27, Z2, Z2
+	VAESENC Z28, Z0, Z0
+	VAESENC Z28, Z1, Z1
+	VAESENC Z28, Z2, Z2
+
+last59:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VPXORQ      (DX), Z0, Z0
+	VMOVDQU64   Z0, (DX)
+	VPSHUFB     Z13, Z0, Z0
+	VPXORQ      64(DX), Z1, Z1
+	VMOVDQU64   Z1, 64(DX)
+	VPSHUFB     Z13, Z1, Z1
+	VMOVDQU8.Z  128(DX), K1, Z4
+	VPXORQ      Z4, Z2, Z2
+	VMOVDQU8    Z2, K1, 128(DX)
+	VMOVDQU8.Z  Z2, K1, Z2
+	VPSHUFB     Z13, Z2, Z2
+	VMOVDQU64   (R12), Z30
+	VMOVDQU64   64(R12), Z31
+	VPCLMULQDQ  $0x00, Z30, Z0, Z14
+	VPCLMULQDQ  $0x00, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z8
+	VPCLMULQDQ  $0x11, Z30, Z0, Z14
+	VPCLMULQDQ  $0x11, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z10
+	VPCLMULQDQ  $0x01, Z30, Z0, Z14
+	VPCLMULQDQ  $0x10, Z30, Z0, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x01, Z31, Z1, Z14
+	VPCLMULQDQ  $0x10, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VMOVDQU64   128(R12), Z30
+	VPCLMULQDQ  $0x01, Z30, Z2, Z14
+	VPCLMULQDQ  $0x10, Z30, Z2, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x00, Z30, Z2, Z14
+	VPXORQ      Z14, Z8, Z8
+	VPCLMULQDQ  $0x11, Z30, Z2, Z15
+	VPXORQ      Z15, Z10, Z10
+	JMP         end42
+
+vectors56:
+	MOVQ    CX, R14
+	MOVL    $0x00000100, CX
+	SUBL    AX, CX
+	MOVQ    $-1, AX
+	SHRQ    CL, AX
+	KMOVQ   AX, K1
+	MOVQ    R14, CX
+	VPXORQ  (R13), Z11, Z0
+	VPXORQ  64(R13), Z11, Z1
+	VPXORQ  128(R13), Z11, Z2
+	VPXORQ  192(R13), Z12, Z3
+	VAESENC Z16, Z0, Z0
+	VAESENC Z16, Z1, Z1
+	VAESENC Z16, Z2, Z2
+	VAESENC Z16, Z3, Z3
+	VAESENC Z17, Z0, Z0
+	VAESENC Z17, Z1, Z1
+	VAESENC Z17, Z2, Z2
+	VAESENC Z17, Z3, Z3
+	VAESENC Z18, Z0, Z0
+	VAESENC Z18, Z1, Z1
+	VAESENC Z18, Z2, Z2
+	VAESENC Z18, Z3, Z3
+	VAESENC Z19, Z0, Z0
+	VAESENC Z19, Z1, Z1
+	VAESENC Z19, Z2, Z2
+	VAESENC Z19, Z3, Z3
+	VAESENC Z20, Z0, Z0
+	VAESENC Z20, Z1, Z1
+	VAESENC Z20, Z2, Z2
+	VAESENC Z20, Z3, Z3
+	VAESENC Z21, Z0, Z0
+	VAESENC Z21, Z1, Z1
+	VAESENC Z21, Z2, Z2
+	VAESENC Z21, Z3, Z3
+	VAESENC Z22, Z0, Z0
+	VAESENC Z22, Z1, Z1
+	VAESENC Z22, Z2, Z2
+	VAESENC Z22, Z3, Z3
+	VAESENC Z23, Z0, Z0
+	VAESENC Z23, Z1, Z1
+	VAESENC Z23, Z2, Z2
+	VAESENC Z23, Z3, Z3
+	VAESENC Z24, Z0, Z0
+	VAESENC Z24, Z1, Z1
+	VAESENC Z24, Z2, Z2
+	VAESENC Z24, Z3, Z3
+	CMPQ    R10, $0x0c
+	JB      last60
+	VAESENC Z25, Z0, Z0
+	VAESENC Z25, Z1, Z1
+	VAESENC Z25, Z2, Z2
+	VAESENC Z25, Z3, Z3
+	VAESENC Z26, Z0, Z0
+	VAESENC Z26, Z1, Z1
+	VAESENC Z26, Z2, Z2
+	VAESENC Z26, Z3, Z3
+	JE      last60
+	VAESENC Z27, Z0, Z0
+	VAESENC Z27, Z1, Z1
+	VAESENC Z27, Z2, Z2
+	VAESENC Z27, Z3, Z3
+	VAESENC Z28, Z0, Z0
+	VAESENC Z28, Z1, Z1
+	VAESENC Z28, Z2, Z2
+	VAESENC Z28, Z3, Z3
+
+last60:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VPXORQ      (DX), Z0, Z0
+	VMOVDQU64   Z0, (DX)
+	VPSHUFB     Z13, Z0, Z0
+	VPXORQ      64(DX), Z1, Z1
+	VMOVDQU64   Z1, 64(DX)
+	VPSHUFB     Z13, Z1, Z1
+	VPXORQ      128(DX), Z2, Z2
+	VMOVDQU64   Z2, 128(DX)
+	VPSHUFB     Z13, Z2, Z2
+	VMOVDQU8.Z  192(DX), K1, Z4
+	VPXORQ      Z4, Z3, Z3
+	VMOVDQU8    Z3, K1, 192(DX)
+	VMOVDQU8.Z  Z3, K1, Z3
+	VPSHUFB     Z13, Z3, Z3
+	VMOVDQU64   (R12), Z30
+	VMOVDQU64   64(R12), Z31
+	VPCLMULQDQ  $0x00, Z30, Z0, Z14
+	VPCLMULQDQ  $0x00, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z8
+	VPCLMULQDQ  $0x11, Z30, Z0, Z14
+	VPCLMULQDQ  $0x11, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z10
+	VPCLMULQDQ  $0x01, Z30, Z0, Z14
+	VPCLMULQDQ  $0x10, Z30, Z0, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x01, Z31, Z1, Z14
+	VPCLMULQDQ  $0x10, Z31, Z1, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VMOVDQU64   128(R12), Z30
+	VMOVDQU64   192(R12), Z31
+	VPCLMULQDQ  $0x00, Z30, Z2, Z14
+	VPCLMULQDQ  $0x00, Z31, Z3, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z8
+	VPCLMULQDQ  $0x11, Z30, Z2, Z14
+	VPCLMULQDQ  $0x11, Z31, Z3, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z10
+	VPCLMULQDQ  $0x01, Z30, Z2, Z14
+	VPCLMULQDQ  $0x10, Z30, Z2, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	VPCLMULQDQ  $0x01, Z31, Z3, Z14
+	VPCLMULQDQ  $0x10, Z31, Z3, Z15
+	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+
+end42:
+	TESTQ         CX, CX
+	JNZ           blocks39
+	MOVQ          1136(BX), R14
+	LEAQ          (R14)(R14*2), R14
+	SHLQ          $0x06, R14
+	VMOVDQU64     Z8, 192(BX)(R14*1)
+	VMOVDQU64     Z9, 256(BX)(R14*1)
+	VMOVDQU64     Z10, 320(BX)(R14*1)
+	VEXTRACTI64X4 $0x01, Z8, Y0
+	VPXOR         Y0, Y8, Y8
+	VEXTRACTI128  $0x01, Y8, X0
+	VPXOR         X0, X8, X8
+	VEXTRACTI64X4 $0x01, Z9, Y1
+	VPXOR         Y1, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X1
+	VPXOR         X1, X9, X9
+	VEXTRACTI64X4 $0x01, Z10, Y2
+	VPXOR         Y2, Y10, Y10
+	VEXTRACTI128  $0x01, Y10, X2
+	VPXOR         X2, X10, X10
+	MOVQ          1024(BX), AX
+	VMOVDQU       128(BX), X0
+	VMOVDQU       (AX), X1
+	VMOVQ         992(BX), X2
+	VPSLLQ        $0x03, X2, X2
+	VPXOR         48(DI), X2, X2
+	VMOVDQU       1904(DI), X3
+	VPCLMULQDQ    $0x00, X1, X0, X14
+	VPCLMULQDQ    $0x00, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X8
+	VPCLMULQDQ    $0x01, X1, X0, X14
+	VPCLMULQDQ    $0x01, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X9
+	VPCLMULQDQ    $0x10, X1, X0, X14
+	VPCLMULQDQ    $0x10, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X9
+	VPCLMULQDQ    $0x11, X1, X0, X14
+	VPCLMULQDQ    $0x11, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X10
+	VMOVDQU       gcmPoly<>+0(SB), X14
+	VPCLMULQDQ    $0x01, X8, X14, X15
+	VPSHUFD       $0x4e, X8, X8
+	VPTERNLOGQ    $0x96, X15, X8, X9
+	VPCLMULQDQ    $0x01, X9, X14, X15
+	VPSHUFD       $0x4e, X9, X9
+	VPTERNLOGQ    $0x96, X15, X9, X10
+	VPSHUFB       X13, X10, X0
+	VPXOR         64(BX), X0, X0
+	MOVQ          960(BX), AX
+	ADDQ          992(BX), AX
+	VMOVDQU8      X0, K6, 16(AX)
+
+finished8:
 	MOVQ  1144(BX), SI
 	MOVQ  1152(BX), R8
 	TESTQ R8, R8
@@ -1000,8 +1810,8 @@ DATA gcmPoly<>+8(SB)/8, $0xc200000000000000
 GLOBL gcmPoly<>(SB), RODATA|NOPTR, $16
 
 // func gcmOpenVAES512(k *byte, pkts *byte, n int, side *byte, room int)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VL, BMI, CMOV, PCLMULQDQ, VAES, VPCLMULQDQ
-TEXT ·gcmOpenVAES512(SB), $18816-40
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, BMI, CMOV, PCLMULQDQ, VAES, VPCLMULQDQ
+TEXT ·gcmOpenVAES512(SB), $18880-40
 	MOVQ            k+0(FP), DI
 	MOVQ            pkts+8(FP), SI
 	MOVQ            n+16(FP), R8
@@ -1036,20 +1846,21 @@ TEXT ·gcmOpenVAES512(SB), $18816-40
 	MOVQ            side+24(FP), AX
 	MOVQ            room+32(FP), CX
 	TESTQ           AX, AX
-	JNZ             own35
-	LEAQ            1344(BX), AX
+	JNZ             own61
+	LEAQ            1408(BX), AX
 	MOVQ            $0x00002200, CX
 
-own35:
+own61:
 	MOVQ      AX, 1264(BX)
-	LEAQ      10048(BX), AX
+	LEAQ      10112(BX), AX
 	MOVQ      AX, 1272(BX)
 	MOVQ      CX, 1256(BX)
-	VMOVDQU64 Z13, 1280(BX)
+	VMOVDQU64 Z13, 1344(BX)
 	VPXORQ    X0, X0, X0
 	VMOVDQU   Y0, 1224(BX)
+	MOVQ      $0x00000000, 1280(BX)
 
-group36:
+group62:
 	XORQ R11, R11
 	MOVQ 1264(BX), R15
 	MOVQ 1272(BX), AX
@@ -1057,22 +1868,22 @@ group36:
 	MOVQ AX, 1264(BX)
 	MOVQ 1256(BX), R13
 
-gather38:
+gather64:
 	TESTQ R8, R8
-	JZ    gathered41
+	JZ    gathered67
 	MOVQ  8(SI), CX
 	SUBQ  $0x10, CX
 	SUBQ  8(DI), CX
-	JL    bad40
+	JL    bad66
 	LEAQ  63(CX), DX
 	ANDQ  $-64, DX
 	SUBQ  DX, R13
-	JGE   fits42
+	JGE   fits68
 	TESTQ R11, R11
-	JNZ   gathered41
-	JMP   bad40
+	JNZ   gathered67
+	JMP   bad66
 
-fits42:
+fits68:
 	MOVQ R15, 1088(BX)(R11*8)
 	ADDQ DX, R15
 	MOVQ (SI), AX
@@ -1081,40 +1892,42 @@ fits42:
 	MOVQ SI, 1056(BX)(R11*8)
 	INCQ R11
 
-skip39:
+skip65:
 	ADDQ $0x28, SI
 	DECQ R8
 	CMPQ R11, $0x04
-	JB   gather38
-	JMP  gathered41
+	JB   gather64
+	JMP  gathered67
 
-bad40:
+bad66:
 	MOVB $0x00, 32(SI)
-	JMP  skip39
+	JMP  skip65
 
-gathered41:
+gathered67:
 	MOVQ  R11, 1120(BX)
 	TESTQ R11, R11
-	JZ    done37
+	JZ    done63
 	MOVQ  SI, 1144(BX)
 	MOVQ  R8, 1152(BX)
+	CMPQ  R11, $0x01
+	JE    single69
 	CMPQ  R11, $0x04
-	JE    full43
+	JE    full71
 	MOVQ  960(BX), AX
 	MOVQ  992(BX), CX
 	MOVQ  1056(BX), DX
 	LEAQ  1904(DI), R12
 
-fill44:
+fill72:
 	MOVQ AX, 960(BX)(R11*8)
 	MOVQ CX, 992(BX)(R11*8)
 	MOVQ DX, 1056(BX)(R11*8)
 	MOVQ R12, 1024(BX)(R11*8)
 	INCQ R11
 	CMPQ R11, $0x04
-	JB   fill44
+	JB   fill72
 
-full43:
+full71:
 	MOVQ            960(BX), AX
 	MOVQ            1056(BX), CX
 	VMOVQ           (AX), X0
@@ -1158,19 +1971,19 @@ full43:
 	VAESENC         Z23, Z0, Z0
 	VAESENC         Z24, Z0, Z0
 	CMPQ            R10, $0x0c
-	JB              last45
+	JB              last73
 	VAESENC         Z25, Z0, Z0
 	VAESENC         Z26, Z0, Z0
-	JE              last45
+	JE              last73
 	VAESENC         Z27, Z0, Z0
 	VAESENC         Z28, Z0, Z0
 
-last45:
+last73:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, 64(BX)
 	XORQ        R11, R11
 
-lane46:
+lane74:
 	MOVQ            960(BX)(R11*8), DX
 	ADDQ            $0x10, DX
 	MOVQ            992(BX)(R11*8), AX
@@ -1184,7 +1997,7 @@ lane46:
 	MOVQ            $0x00000000, 1128(BX)
 	XORL            CX, CX
 	CMPQ            AX, $0x00000600
-	JA              long47
+	JA              long75
 	LEAQ            15(AX), R14
 	ANDQ            $-16, R14
 	LEAQ            1904(DI), R12
@@ -1198,16 +2011,16 @@ lane46:
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
 
-chunks49:
+chunks77:
 	SUBQ $0x00000100, AX
-	JB   tail50
+	JB   tail78
 
-chunk52:
+chunk80:
 	CMPQ           R11, $0x00000100
-	JB             chunk53
+	JB             chunk81
 	CMPQ           R13, R9
-	JB             ready55
-	JA             after54
+	JB             ready83
+	JA             after82
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1217,9 +2030,9 @@ chunk52:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready55
+	JMP            ready83
 
-after54:
+after82:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1231,7 +2044,7 @@ after54:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready55:
+ready83:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -1239,21 +2052,21 @@ ready55:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z16, Z2, Z2
 	VMOVDQU64  64(DX), Z5
 	VMOVDQU64  (R8), Z13
 	VAESENC    Z16, Z3, Z3
-	VPSHUFB    1280(BX), Z5, Z5
+	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z0, Z0
 	VMOVDQU64  128(DX), Z6
 	VAESENC    Z17, Z1, Z1
-	VPSHUFB    1280(BX), Z6, Z6
+	VPSHUFB    1344(BX), Z6, Z6
 	VPXORQ     (SI), Z13, Z13
 	VAESENC    Z17, Z2, Z2
 	VMOVDQU64  192(DX), Z7
 	VAESENC    Z17, Z3, Z3
-	VPSHUFB    1280(BX), Z7, Z7
+	VPSHUFB    1344(BX), Z7, Z7
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VMOVDQU64  Z13, (SI)
@@ -1321,7 +2134,7 @@ ready55:
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	VMOVDQU64  Z13, 192(SI)
 	CMPQ       R10, $0x0c
-	JB         last56
+	JB         last84
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -1330,7 +2143,7 @@ ready55:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last56
+	JE         last84
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -1340,7 +2153,7 @@ ready55:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last56:
+last84:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1357,13 +2170,13 @@ last56:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk52
-	JMP         tail50
+	JAE         chunk80
+	JMP         tail78
 
-chunk53:
+chunk81:
 	CMPQ           R13, R9
-	JB             ready58
-	JA             after57
+	JB             ready86
+	JA             after85
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1373,9 +2186,9 @@ chunk53:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready58
+	JMP            ready86
 
-after57:
+after85:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1387,7 +2200,7 @@ after57:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready58:
+ready86:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -1395,19 +2208,19 @@ ready58:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z16, Z2, Z2
 	VMOVDQU64  64(DX), Z5
 	VAESENC    Z16, Z3, Z3
-	VPSHUFB    1280(BX), Z5, Z5
+	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z0, Z0
 	VMOVDQU64  128(DX), Z6
 	VAESENC    Z17, Z1, Z1
-	VPSHUFB    1280(BX), Z6, Z6
+	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z17, Z2, Z2
 	VMOVDQU64  192(DX), Z7
 	VAESENC    Z17, Z3, Z3
-	VPSHUFB    1280(BX), Z7, Z7
+	VPSHUFB    1344(BX), Z7, Z7
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VAESENC    Z18, Z1, Z1
@@ -1465,7 +2278,7 @@ ready58:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last59
+	JB         last87
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -1474,7 +2287,7 @@ ready58:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last59
+	JE         last87
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -1484,7 +2297,7 @@ ready58:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last59:
+last87:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1498,10 +2311,10 @@ last59:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk53
-	JMP         tail50
+	JAE         chunk81
+	JMP         tail78
 
-long47:
+long75:
 	MOVQ       AX, CX
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
@@ -1517,9 +2330,9 @@ long47:
 	MOVQ       1160(BX)(R11*8), SI
 	MOVQ       1192(BX)(R11*8), R8
 	MOVQ       1224(BX)(R11*8), R11
-	JMP        chunks49
+	JMP        chunks77
 
-blocks48:
+blocks76:
 	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
 	VPCLMULQDQ      $0x01, Z8, Z14, Z15
 	VPSHUFD         $0x4e, Z8, Z8
@@ -1532,7 +2345,7 @@ blocks48:
 	VEXTRACTI32X4   $0x01, Y0, X1
 	VPXORQ          X1, X0, X0
 	CMPQ            CX, $0x00000600
-	JA              more60
+	JA              more88
 	MOVQ            CX, AX
 	XORL            CX, CX
 	LEAQ            15(AX), R14
@@ -1546,9 +2359,9 @@ blocks48:
 	VPXORQ          X8, X8, X8
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
-	JMP             chunks49
+	JMP             chunks77
 
-more60:
+more88:
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
 	LEAQ       384(DI), R12
@@ -1558,14 +2371,14 @@ more60:
 	VPCLMULQDQ $0x10, X1, X0, X2
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
-	JMP        chunks49
+	JMP        chunks77
 
-tail50:
+tail78:
 	ADDQ           $0x00000100, AX
-	JZ             end51
+	JZ             end79
 	CMPQ           R13, R9
-	JB             ready62
-	JA             after61
+	JB             ready90
+	JA             after89
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1575,9 +2388,9 @@ tail50:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready62
+	JMP            ready90
 
-after61:
+after89:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1589,11 +2402,11 @@ after61:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready62:
+ready90:
 	CMPQ       AX, $0x80
-	JA         vectors64
+	JA         vectors92
 	CMPQ       AX, $0x40
-	JA         vectors63
+	JA         vectors91
 	MOVQ       CX, R14
 	MOVL       $0x00000040, CX
 	SUBL       AX, CX
@@ -1605,7 +2418,7 @@ ready62:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU8.Z (DX), K1, Z4
 	VAESENC    Z17, Z0, Z0
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VAESENC    Z19, Z0, Z0
@@ -1622,19 +2435,19 @@ ready62:
 	VPCLMULQDQ $0x11, Z30, Z4, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last66
+	JB         last94
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z26, Z0, Z0
-	JE         last66
+	JE         last94
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z28, Z0, Z0
 
-last66:
+last94:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, (R15)
-	JMP         end51
+	JMP         end79
 
-vectors63:
+vectors91:
 	MOVQ       CX, R14
 	MOVL       $0x00000080, CX
 	SUBL       AX, CX
@@ -1647,11 +2460,11 @@ vectors63:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z17, Z0, Z0
 	VMOVDQU8.Z 64(DX), K1, Z5
 	VAESENC    Z17, Z1, Z1
-	VPSHUFB    1280(BX), Z5, Z5
+	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VAESENC    Z18, Z1, Z1
@@ -1681,27 +2494,27 @@ vectors63:
 	VAESENC    Z24, Z1, Z1
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last67
+	JB         last95
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
-	JE         last67
+	JE         last95
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z28, Z0, Z0
 	VAESENC    Z28, Z1, Z1
 
-last67:
+last95:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
-	JMP         end51
+	JMP         end79
 
-vectors64:
+vectors92:
 	CMPQ       AX, $0x000000c0
-	JA         vectors65
+	JA         vectors93
 	MOVQ       CX, R14
 	MOVL       $0x000000c0, CX
 	SUBL       AX, CX
@@ -1715,15 +2528,15 @@ vectors64:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z16, Z2, Z2
 	VMOVDQU64  64(DX), Z5
 	VAESENC    Z17, Z0, Z0
-	VPSHUFB    1280(BX), Z5, Z5
+	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z1, Z1
 	VMOVDQU8.Z 128(DX), K1, Z6
 	VAESENC    Z17, Z2, Z2
-	VPSHUFB    1280(BX), Z6, Z6
+	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VAESENC    Z18, Z1, Z1
@@ -1768,14 +2581,14 @@ vectors64:
 	VPCLMULQDQ $0x11, Z30, Z6, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last68
+	JB         last96
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
-	JE         last68
+	JE         last96
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -1783,16 +2596,16 @@ vectors64:
 	VAESENC    Z28, Z1, Z1
 	VAESENC    Z28, Z2, Z2
 
-last68:
+last96:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
 	VMOVDQU64   Z2, 128(R15)
-	JMP         end51
+	JMP         end79
 
-vectors65:
+vectors93:
 	MOVQ       CX, R14
 	MOVL       $0x00000100, CX
 	SUBL       AX, CX
@@ -1807,19 +2620,19 @@ vectors65:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
-	VPSHUFB    1280(BX), Z4, Z4
+	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z16, Z2, Z2
 	VMOVDQU64  64(DX), Z5
 	VAESENC    Z16, Z3, Z3
-	VPSHUFB    1280(BX), Z5, Z5
+	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z0, Z0
 	VMOVDQU64  128(DX), Z6
 	VAESENC    Z17, Z1, Z1
-	VPSHUFB    1280(BX), Z6, Z6
+	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z17, Z2, Z2
 	VMOVDQU8.Z 192(DX), K1, Z7
 	VAESENC    Z17, Z3, Z3
-	VPSHUFB    1280(BX), Z7, Z7
+	VPSHUFB    1344(BX), Z7, Z7
 	VAESENC    Z18, Z0, Z0
 	VMOVDQU64  (R12), Z30
 	VAESENC    Z18, Z1, Z1
@@ -1877,7 +2690,7 @@ vectors65:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last69
+	JB         last97
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -1886,7 +2699,7 @@ vectors65:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last69
+	JE         last97
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -1896,7 +2709,7 @@ vectors65:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last69:
+last97:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1906,9 +2719,9 @@ last69:
 	VMOVDQU64   Z2, 128(R15)
 	VMOVDQU64   Z3, 192(R15)
 
-end51:
+end79:
 	TESTQ     CX, CX
-	JNZ       blocks48
+	JNZ       blocks76
 	MOVQ      1136(BX), R14
 	LEAQ      (R14)(R14*2), R14
 	SHLQ      $0x06, R14
@@ -1916,9 +2729,9 @@ end51:
 	VMOVDQU64 Z9, 256(BX)(R14*1)
 	VMOVDQU64 Z10, 320(BX)(R14*1)
 
-four70:
+four98:
 	SUBQ      $0x00000100, R11
-	JB        part72
+	JB        part100
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -1933,24 +2746,24 @@ four70:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four70
+	JMP       four98
 
-part72:
+part100:
 	ADDQ $0x00000100, R11
-	JZ   decrypted73
+	JZ   decrypted101
 
-one71:
+one99:
 	CMPQ      R11, $0x40
-	JBE       rest74
+	JBE       rest102
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one71
+	JMP       one99
 
-rest74:
+rest102:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
@@ -1960,23 +2773,23 @@ rest74:
 	VPXORQ     (R8), Z13, Z13
 	VMOVDQU8   Z13, K1, (SI)
 
-decrypted73:
+decrypted101:
 	MOVQ 1136(BX), R11
 	INCQ R11
 	CMPQ R11, 1120(BX)
-	JB   lane46
+	JB   lane74
 
-due75:
-	CMPQ R11, $0x04
-	JAE  nothing76
+due103:
+	CMPQ R11, 1280(BX)
+	JAE  nothing104
 	MOVQ R11, 1136(BX)
 	MOVQ 1160(BX)(R11*8), SI
 	MOVQ 1192(BX)(R11*8), R8
 	MOVQ 1224(BX)(R11*8), R11
 
-four77:
+four105:
 	SUBQ      $0x00000100, R11
-	JB        part79
+	JB        part107
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -1991,24 +2804,24 @@ four77:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four77
+	JMP       four105
 
-part79:
+part107:
 	ADDQ $0x00000100, R11
-	JZ   decrypted80
+	JZ   decrypted108
 
-one78:
+one106:
 	CMPQ      R11, $0x40
-	JBE       rest81
+	JBE       rest109
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one78
+	JMP       one106
 
-rest81:
+rest109:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
@@ -2018,12 +2831,12 @@ rest81:
 	VPXORQ     (R8), Z13, Z13
 	VMOVDQU8   Z13, K1, (SI)
 
-decrypted80:
+decrypted108:
 	MOVQ 1136(BX), R11
 	INCQ R11
-	JMP  due75
+	JMP  due103
 
-nothing76:
+nothing104:
 	VMOVDQU64       192(BX), Z0
 	VMOVDQU64       576(BX), Z1
 	VSHUFI64X2      $0xee, 384(BX), Z0, Z2
@@ -2066,9 +2879,13 @@ nothing76:
 	VBROADCASTI32X4 (AX), K3, Z1
 	MOVQ            1048(BX), AX
 	VBROADCASTI32X4 (AX), K4, Z1
-	MOVL            $0x00000055, AX
-	KMOVW           AX, K7
-	VPEXPANDQ.Z     992(BX), K7, Z2
+	VMOVQ           992(BX), X2
+	VMOVQ           1000(BX), X3
+	VMOVQ           1008(BX), X14
+	VMOVQ           1016(BX), X15
+	VINSERTI32X4    $0x01, X3, Z2, Z2
+	VINSERTI32X4    $0x01, X15, Z14, Z14
+	VINSERTI64X4    $0x01, Y14, Z2, Z2
 	VBROADCASTI32X4 48(DI), Z14
 	VPSLLQ          $0x03, Z2, Z2
 	VPXORQ          Z14, Z2, Z2
@@ -2092,7 +2909,7 @@ nothing76:
 	VPCLMULQDQ      $0x01, Z9, Z14, Z15
 	VPSHUFD         $0x4e, Z9, Z9
 	VPTERNLOGQ      $0x96, Z15, Z9, Z10
-	VPSHUFB         1280(BX), Z10, Z0
+	VPSHUFB         1344(BX), Z10, Z0
 	VPXORQ          64(BX), Z0, Z0
 	MOVQ            8(DI), CX
 	MOVQ            960(BX), AX
@@ -2117,7 +2934,7 @@ nothing76:
 	VMOVDQU         Y0, 1224(BX)
 	XORQ            R11, R11
 
-lane82:
+lane110:
 	MOVQ    1056(BX)(R11*8), AX
 	XORL    DX, DX
 	TESTL   $0x00000003, CX
@@ -2132,26 +2949,791 @@ lane82:
 	SHRL    $0x02, CX
 	INCQ    R11
 	CMPQ    R11, 1120(BX)
-	JB      lane82
-	MOVQ    1144(BX), SI
-	MOVQ    1152(BX), R8
-	TESTQ   R8, R8
-	JNZ     group36
+	JB      lane110
+	MOVQ    R11, 1280(BX)
+	JMP     finished70
 
-done37:
-	XORQ R11, R11
+single69:
+	MOVQ    960(BX), AX
+	MOVQ    1056(BX), CX
+	VMOVQ   (AX), X0
+	VPINSRQ $0x01, 24(CX), X0, X0
+	VPSHUFB 32(DI), X0, X1
+	VMOVDQU X1, 128(BX)
+	VMOVDQU (AX), X0
+	VPSHUFB gcmNonceOpen<>+0(SB), X0, X0
+	VPXOR   16(DI), X0, X0
+	VMOVDQU X0, (BX)
+	VPXOR   gcmOne<>+0(SB), X0, X0
+	VAESENC Z16, Z0, Z0
+	VAESENC Z17, Z0, Z0
+	VAESENC Z18, Z0, Z0
+	VAESENC Z19, Z0, Z0
+	VAESENC Z20, Z0, Z0
+	VAESENC Z21, Z0, Z0
+	VAESENC Z22, Z0, Z0
+	VAESENC Z23, Z0, Z0
+	VAESENC Z24, Z0, Z0
+	CMPQ    R10, $0x0c
+	JB      last111
+	VAESENC Z25, Z0, Z0
+	VAESENC Z26, Z0, Z0
+	JE      last111
+	VAESENC Z27, Z0, Z0
+	VAESENC Z28, Z0, Z0
 
-due83:
-	CMPQ R11, $0x04
-	JAE  nothing84
-	MOVQ R11, 1136(BX)
-	MOVQ 1160(BX)(R11*8), SI
-	MOVQ 1192(BX)(R11*8), R8
-	MOVQ 1224(BX)(R11*8), R11
+last111:
+	VAESENCLAST     Z29, Z0, Z0
+	VMOVDQU         X0, 64(BX)
+	XORQ            R11, R11
+	MOVQ            960(BX)(R11*8), DX
+	ADDQ            $0x10, DX
+	MOVQ            992(BX)(R11*8), AX
+	MOVQ            1088(BX)(R11*8), R15
+	MOVQ            R11, 1136(BX)
+	MOVQ            R11, R14
+	SHLQ            $0x04, R14
+	VBROADCASTI32X4 (BX)(R14*1), Z11
+	VMOVDQA64       Z11, Z12
+	LEAQ            -3840(R9), R13
+	MOVQ            $0x00000000, 1128(BX)
+	XORL            CX, CX
+	CMPQ            AX, $0x00000600
+	JA              long112
+	LEAQ            15(AX), R14
+	ANDQ            $-16, R14
+	LEAQ            1904(DI), R12
+	SUBQ            R14, R12
+	LEAQ            -16(R12), R14
+	MOVQ            R14, 1024(BX)(R11*8)
+	MOVQ            1160(BX)(R11*8), SI
+	MOVQ            1192(BX)(R11*8), R8
+	MOVQ            1224(BX)(R11*8), R11
+	VPXORQ          X8, X8, X8
+	VPXORQ          X9, X9, X9
+	VPXORQ          X10, X10, X10
 
-four85:
+chunks114:
+	SUBQ $0x00000100, AX
+	JB   tail115
+
+chunk117:
+	CMPQ           R11, $0x00000100
+	JB             chunk118
+	CMPQ           R13, R9
+	JB             ready120
+	JA             after119
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready120
+
+after119:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready120:
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU64  (DX), Z4
+	VAESENC    Z16, Z1, Z1
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z16, Z2, Z2
+	VMOVDQU64  64(DX), Z5
+	VMOVDQU64  (R8), Z13
+	VAESENC    Z16, Z3, Z3
+	VPSHUFB    1344(BX), Z5, Z5
+	VAESENC    Z17, Z0, Z0
+	VMOVDQU64  128(DX), Z6
+	VAESENC    Z17, Z1, Z1
+	VPSHUFB    1344(BX), Z6, Z6
+	VPXORQ     (SI), Z13, Z13
+	VAESENC    Z17, Z2, Z2
+	VMOVDQU64  192(DX), Z7
+	VAESENC    Z17, Z3, Z3
+	VPSHUFB    1344(BX), Z7, Z7
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  Z13, (SI)
+	VAESENC    Z18, Z1, Z1
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z18, Z2, Z2
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z18, Z3, Z3
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VMOVDQU64  64(R8), Z13
+	VAESENC    Z19, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z19, Z1, Z1
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z19, Z2, Z2
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VPXORQ     64(SI), Z13, Z13
+	VAESENC    Z19, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z20, Z1, Z1
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VMOVDQU64  Z13, 64(SI)
+	VAESENC    Z20, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z20, Z3, Z3
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z21, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VMOVDQU64  128(R8), Z13
+	VAESENC    Z21, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z21, Z2, Z2
+	VMOVDQU64  128(R12), Z30
+	VAESENC    Z21, Z3, Z3
+	VMOVDQU64  192(R12), Z31
+	VPXORQ     128(SI), Z13, Z13
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VAESENC    Z22, Z1, Z1
+	VPCLMULQDQ $0x00, Z31, Z7, Z15
+	VAESENC    Z22, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VMOVDQU64  Z13, 128(SI)
+	VAESENC    Z22, Z3, Z3
+	VPCLMULQDQ $0x11, Z30, Z6, Z14
+	VAESENC    Z23, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z7, Z15
+	VAESENC    Z23, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VMOVDQU64  192(R8), Z13
+	VAESENC    Z23, Z2, Z2
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VAESENC    Z23, Z3, Z3
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VAESENC    Z24, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPXORQ     192(SI), Z13, Z13
+	VAESENC    Z24, Z1, Z1
+	VPCLMULQDQ $0x01, Z31, Z7, Z14
+	VAESENC    Z24, Z2, Z2
+	VPCLMULQDQ $0x10, Z31, Z7, Z15
+	VAESENC    Z24, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  Z13, 192(SI)
+	CMPQ       R10, $0x0c
+	JB         last121
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z25, Z2, Z2
+	VAESENC    Z25, Z3, Z3
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	VAESENC    Z26, Z2, Z2
+	VAESENC    Z26, Z3, Z3
+	JE         last121
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z27, Z2, Z2
+	VAESENC    Z27, Z3, Z3
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+	VAESENC    Z28, Z2, Z2
+	VAESENC    Z28, Z3, Z3
+
+last121:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VMOVDQU64   Z0, (R15)
+	VMOVDQU64   Z1, 64(R15)
+	VMOVDQU64   Z2, 128(R15)
+	VMOVDQU64   Z3, 192(R15)
+	ADDQ        $0x00000100, SI
+	ADDQ        $0x00000100, R8
+	SUBQ        $0x00000100, R11
+	ADDQ        $0x00000100, DX
+	ADDQ        $0x00000100, R13
+	ADDQ        $0x00000100, R12
+	ADDQ        $0x00000100, R15
+	SUBQ        $0x00000100, AX
+	JAE         chunk117
+	JMP         tail115
+
+chunk118:
+	CMPQ           R13, R9
+	JB             ready123
+	JA             after122
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready123
+
+after122:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready123:
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU64  (DX), Z4
+	VAESENC    Z16, Z1, Z1
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z16, Z2, Z2
+	VMOVDQU64  64(DX), Z5
+	VAESENC    Z16, Z3, Z3
+	VPSHUFB    1344(BX), Z5, Z5
+	VAESENC    Z17, Z0, Z0
+	VMOVDQU64  128(DX), Z6
+	VAESENC    Z17, Z1, Z1
+	VPSHUFB    1344(BX), Z6, Z6
+	VAESENC    Z17, Z2, Z2
+	VMOVDQU64  192(DX), Z7
+	VAESENC    Z17, Z3, Z3
+	VPSHUFB    1344(BX), Z7, Z7
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z18, Z1, Z1
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z18, Z2, Z2
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z18, Z3, Z3
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VAESENC    Z19, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z19, Z1, Z1
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z19, Z2, Z2
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VAESENC    Z19, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z20, Z1, Z1
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z20, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z20, Z3, Z3
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z21, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VAESENC    Z21, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z21, Z2, Z2
+	VMOVDQU64  128(R12), Z30
+	VAESENC    Z21, Z3, Z3
+	VMOVDQU64  192(R12), Z31
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VAESENC    Z22, Z1, Z1
+	VPCLMULQDQ $0x00, Z31, Z7, Z15
+	VAESENC    Z22, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z22, Z3, Z3
+	VPCLMULQDQ $0x11, Z30, Z6, Z14
+	VAESENC    Z23, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z7, Z15
+	VAESENC    Z23, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z23, Z2, Z2
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VAESENC    Z23, Z3, Z3
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VAESENC    Z24, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z24, Z1, Z1
+	VPCLMULQDQ $0x01, Z31, Z7, Z14
+	VAESENC    Z24, Z2, Z2
+	VPCLMULQDQ $0x10, Z31, Z7, Z15
+	VAESENC    Z24, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	CMPQ       R10, $0x0c
+	JB         last124
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z25, Z2, Z2
+	VAESENC    Z25, Z3, Z3
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	VAESENC    Z26, Z2, Z2
+	VAESENC    Z26, Z3, Z3
+	JE         last124
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z27, Z2, Z2
+	VAESENC    Z27, Z3, Z3
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+	VAESENC    Z28, Z2, Z2
+	VAESENC    Z28, Z3, Z3
+
+last124:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VMOVDQU64   Z0, (R15)
+	VMOVDQU64   Z1, 64(R15)
+	VMOVDQU64   Z2, 128(R15)
+	VMOVDQU64   Z3, 192(R15)
+	ADDQ        $0x00000100, DX
+	ADDQ        $0x00000100, R13
+	ADDQ        $0x00000100, R12
+	ADDQ        $0x00000100, R15
+	SUBQ        $0x00000100, AX
+	JAE         chunk118
+	JMP         tail115
+
+long112:
+	MOVQ       AX, CX
+	SUBQ       $0x00000600, CX
+	MOVL       $0x00000600, AX
+	VMOVDQU    128(BX)(R14*1), X0
+	LEAQ       368(DI), R12
+	VMOVDQU    (R12), X1
+	VPCLMULQDQ $0x00, X1, X0, X8
+	VPCLMULQDQ $0x01, X1, X0, X9
+	VPCLMULQDQ $0x10, X1, X0, X2
+	VPCLMULQDQ $0x11, X1, X0, X10
+	VPXORQ     X2, X9, X9
+	ADDQ       $0x10, R12
+	MOVQ       1160(BX)(R11*8), SI
+	MOVQ       1192(BX)(R11*8), R8
+	MOVQ       1224(BX)(R11*8), R11
+	JMP        chunks114
+
+blocks113:
+	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
+	VPCLMULQDQ      $0x01, Z8, Z14, Z15
+	VPSHUFD         $0x4e, Z8, Z8
+	VPTERNLOGQ      $0x96, Z15, Z8, Z9
+	VPCLMULQDQ      $0x01, Z9, Z14, Z15
+	VPSHUFD         $0x4e, Z9, Z9
+	VPTERNLOGQ      $0x96, Z15, Z9, Z10
+	VEXTRACTI64X4   $0x01, Z10, Y0
+	VPXORQ          Y0, Y10, Y0
+	VEXTRACTI32X4   $0x01, Y0, X1
+	VPXORQ          X1, X0, X0
+	CMPQ            CX, $0x00000600
+	JA              more125
+	MOVQ            CX, AX
+	XORL            CX, CX
+	LEAQ            15(AX), R14
+	ANDQ            $-16, R14
+	LEAQ            1904(DI), R12
+	SUBQ            R14, R12
+	MOVQ            1136(BX), R14
+	MOVQ            R12, 1024(BX)(R14*8)
+	SHLQ            $0x04, R14
+	VMOVDQU         X0, 128(BX)(R14*1)
+	VPXORQ          X8, X8, X8
+	VPXORQ          X9, X9, X9
+	VPXORQ          X10, X10, X10
+	JMP             chunks114
+
+more125:
+	SUBQ       $0x00000600, CX
+	MOVL       $0x00000600, AX
+	LEAQ       384(DI), R12
+	VMOVDQU    (R12), X1
+	VPCLMULQDQ $0x00, X1, X0, X8
+	VPCLMULQDQ $0x01, X1, X0, X9
+	VPCLMULQDQ $0x10, X1, X0, X2
+	VPCLMULQDQ $0x11, X1, X0, X10
+	VPXORQ     X2, X9, X9
+	JMP        chunks114
+
+tail115:
+	ADDQ           $0x00000100, AX
+	JZ             end116
+	CMPQ           R13, R9
+	JB             ready127
+	JA             after126
+	INCQ           1128(BX)
+	MOVL           $0x00008800, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z12, Z12
+	JMP            ready127
+
+after126:
+	MOVL           $0x00008888, R14
+	KMOVW          R14, K7
+	MOVQ           1128(BX), R14
+	BLSMSKQ        R14, R14
+	SHLQ           $0x08, R14
+	BSWAPL         R14
+	VPBROADCASTD.Z R14, K7, Z14
+	VPXORQ         Z14, Z11, Z11
+	VMOVDQA64      Z11, Z12
+	SUBQ           $0x00001000, R13
+
+ready127:
+	CMPQ       AX, $0x80
+	JA         vectors129
+	CMPQ       AX, $0x40
+	JA         vectors128
+	MOVQ       CX, R14
+	MOVL       $0x00000040, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU8.Z (DX), K1, Z4
+	VAESENC    Z17, Z0, Z0
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z19, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z21, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z23, Z0, Z0
+	VPXORQ     Z14, Z8, Z8
+	VAESENC    Z24, Z0, Z0
+	VPCLMULQDQ $0x11, Z30, Z4, Z15
+	VPXORQ     Z15, Z10, Z10
+	CMPQ       R10, $0x0c
+	JB         last131
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z26, Z0, Z0
+	JE         last131
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z28, Z0, Z0
+
+last131:
+	VAESENCLAST Z29, Z0, Z0
+	VMOVDQU64   Z0, (R15)
+	JMP         end116
+
+vectors128:
+	MOVQ       CX, R14
+	MOVL       $0x00000080, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU64  (DX), Z4
+	VAESENC    Z16, Z1, Z1
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z17, Z0, Z0
+	VMOVDQU8.Z 64(DX), K1, Z5
+	VAESENC    Z17, Z1, Z1
+	VPSHUFB    1344(BX), Z5, Z5
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z18, Z1, Z1
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z19, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z19, Z1, Z1
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VAESENC    Z20, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z20, Z1, Z1
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z21, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VAESENC    Z21, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z22, Z1, Z1
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z23, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z23, Z1, Z1
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z24, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VAESENC    Z24, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	CMPQ       R10, $0x0c
+	JB         last132
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	JE         last132
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+
+last132:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VMOVDQU64   Z0, (R15)
+	VMOVDQU64   Z1, 64(R15)
+	JMP         end116
+
+vectors129:
+	CMPQ       AX, $0x000000c0
+	JA         vectors130
+	MOVQ       CX, R14
+	MOVL       $0x000000c0, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU64  (DX), Z4
+	VAESENC    Z16, Z1, Z1
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z16, Z2, Z2
+	VMOVDQU64  64(DX), Z5
+	VAESENC    Z17, Z0, Z0
+	VPSHUFB    1344(BX), Z5, Z5
+	VAESENC    Z17, Z1, Z1
+	VMOVDQU8.Z 128(DX), K1, Z6
+	VAESENC    Z17, Z2, Z2
+	VPSHUFB    1344(BX), Z6, Z6
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z18, Z1, Z1
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z18, Z2, Z2
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z19, Z0, Z0
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VAESENC    Z19, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z19, Z2, Z2
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VAESENC    Z20, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z20, Z2, Z2
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z21, Z0, Z0
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z21, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z21, Z2, Z2
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VAESENC    Z22, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z22, Z2, Z2
+	VMOVDQU64  128(R12), Z30
+	VAESENC    Z23, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VAESENC    Z23, Z1, Z1
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VAESENC    Z23, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z24, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VAESENC    Z24, Z1, Z1
+	VPXORQ     Z14, Z8, Z8
+	VAESENC    Z24, Z2, Z2
+	VPCLMULQDQ $0x11, Z30, Z6, Z15
+	VPXORQ     Z15, Z10, Z10
+	CMPQ       R10, $0x0c
+	JB         last133
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z25, Z2, Z2
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	VAESENC    Z26, Z2, Z2
+	JE         last133
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z27, Z2, Z2
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+	VAESENC    Z28, Z2, Z2
+
+last133:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VMOVDQU64   Z0, (R15)
+	VMOVDQU64   Z1, 64(R15)
+	VMOVDQU64   Z2, 128(R15)
+	JMP         end116
+
+vectors130:
+	MOVQ       CX, R14
+	MOVL       $0x00000100, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	VAESENC    Z16, Z0, Z0
+	VMOVDQU64  (DX), Z4
+	VAESENC    Z16, Z1, Z1
+	VPSHUFB    1344(BX), Z4, Z4
+	VAESENC    Z16, Z2, Z2
+	VMOVDQU64  64(DX), Z5
+	VAESENC    Z16, Z3, Z3
+	VPSHUFB    1344(BX), Z5, Z5
+	VAESENC    Z17, Z0, Z0
+	VMOVDQU64  128(DX), Z6
+	VAESENC    Z17, Z1, Z1
+	VPSHUFB    1344(BX), Z6, Z6
+	VAESENC    Z17, Z2, Z2
+	VMOVDQU8.Z 192(DX), K1, Z7
+	VAESENC    Z17, Z3, Z3
+	VPSHUFB    1344(BX), Z7, Z7
+	VAESENC    Z18, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VAESENC    Z18, Z1, Z1
+	VMOVDQU64  64(R12), Z31
+	VAESENC    Z18, Z2, Z2
+	VPCLMULQDQ $0x00, Z30, Z4, Z14
+	VAESENC    Z18, Z3, Z3
+	VPCLMULQDQ $0x00, Z31, Z5, Z15
+	VAESENC    Z19, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z19, Z1, Z1
+	VPCLMULQDQ $0x11, Z30, Z4, Z14
+	VAESENC    Z19, Z2, Z2
+	VPCLMULQDQ $0x11, Z31, Z5, Z15
+	VAESENC    Z19, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z20, Z0, Z0
+	VPCLMULQDQ $0x01, Z30, Z4, Z14
+	VAESENC    Z20, Z1, Z1
+	VPCLMULQDQ $0x10, Z30, Z4, Z15
+	VAESENC    Z20, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z20, Z3, Z3
+	VPCLMULQDQ $0x01, Z31, Z5, Z14
+	VAESENC    Z21, Z0, Z0
+	VPCLMULQDQ $0x10, Z31, Z5, Z15
+	VAESENC    Z21, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z21, Z2, Z2
+	VMOVDQU64  128(R12), Z30
+	VAESENC    Z21, Z3, Z3
+	VMOVDQU64  192(R12), Z31
+	VAESENC    Z22, Z0, Z0
+	VPCLMULQDQ $0x00, Z30, Z6, Z14
+	VAESENC    Z22, Z1, Z1
+	VPCLMULQDQ $0x00, Z31, Z7, Z15
+	VAESENC    Z22, Z2, Z2
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VAESENC    Z22, Z3, Z3
+	VPCLMULQDQ $0x11, Z30, Z6, Z14
+	VAESENC    Z23, Z0, Z0
+	VPCLMULQDQ $0x11, Z31, Z7, Z15
+	VAESENC    Z23, Z1, Z1
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VAESENC    Z23, Z2, Z2
+	VPCLMULQDQ $0x01, Z30, Z6, Z14
+	VAESENC    Z23, Z3, Z3
+	VPCLMULQDQ $0x10, Z30, Z6, Z15
+	VAESENC    Z24, Z0, Z0
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VAESENC    Z24, Z1, Z1
+	VPCLMULQDQ $0x01, Z31, Z7, Z14
+	VAESENC    Z24, Z2, Z2
+	VPCLMULQDQ $0x10, Z31, Z7, Z15
+	VAESENC    Z24, Z3, Z3
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	CMPQ       R10, $0x0c
+	JB         last134
+	VAESENC    Z25, Z0, Z0
+	VAESENC    Z25, Z1, Z1
+	VAESENC    Z25, Z2, Z2
+	VAESENC    Z25, Z3, Z3
+	VAESENC    Z26, Z0, Z0
+	VAESENC    Z26, Z1, Z1
+	VAESENC    Z26, Z2, Z2
+	VAESENC    Z26, Z3, Z3
+	JE         last134
+	VAESENC    Z27, Z0, Z0
+	VAESENC    Z27, Z1, Z1
+	VAESENC    Z27, Z2, Z2
+	VAESENC    Z27, Z3, Z3
+	VAESENC    Z28, Z0, Z0
+	VAESENC    Z28, Z1, Z1
+	VAESENC    Z28, Z2, Z2
+	VAESENC    Z28, Z3, Z3
+
+last134:
+	VAESENCLAST Z29, Z0, Z0
+	VAESENCLAST Z29, Z1, Z1
+	VAESENCLAST Z29, Z2, Z2
+	VAESENCLAST Z29, Z3, Z3
+	VMOVDQU64   Z0, (R15)
+	VMOVDQU64   Z1, 64(R15)
+	VMOVDQU64   Z2, 128(R15)
+	VMOVDQU64   Z3, 192(R15)
+
+end116:
+	TESTQ     CX, CX
+	JNZ       blocks113
+	MOVQ      1136(BX), R14
+	LEAQ      (R14)(R14*2), R14
+	SHLQ      $0x06, R14
+	VMOVDQU64 Z8, 192(BX)(R14*1)
+	VMOVDQU64 Z9, 256(BX)(R14*1)
+	VMOVDQU64 Z10, 320(BX)(R14*1)
+
+four135:
 	SUBQ      $0x00000100, R11
-	JB        part87
+	JB        part137
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -2166,24 +3748,24 @@ four85:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four85
+	JMP       four135
 
-part87:
+part137:
 	ADDQ $0x00000100, R11
-	JZ   decrypted88
+	JZ   decrypted138
 
-one86:
+one136:
 	CMPQ      R11, $0x40
-	JBE       rest89
+	JBE       rest139
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one86
+	JMP       one136
 
-rest89:
+rest139:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
@@ -2193,12 +3775,195 @@ rest89:
 	VPXORQ     (R8), Z13, Z13
 	VMOVDQU8   Z13, K1, (SI)
 
-decrypted88:
+decrypted138:
 	MOVQ 1136(BX), R11
 	INCQ R11
-	JMP  due83
 
-nothing84:
+due140:
+	CMPQ R11, 1280(BX)
+	JAE  nothing141
+	MOVQ R11, 1136(BX)
+	MOVQ 1160(BX)(R11*8), SI
+	MOVQ 1192(BX)(R11*8), R8
+	MOVQ 1224(BX)(R11*8), R11
+
+four142:
+	SUBQ      $0x00000100, R11
+	JB        part144
+	VMOVDQU64 (R8), Z13
+	VPXORQ    (SI), Z13, Z13
+	VMOVDQU64 Z13, (SI)
+	VMOVDQU64 64(R8), Z13
+	VPXORQ    64(SI), Z13, Z13
+	VMOVDQU64 Z13, 64(SI)
+	VMOVDQU64 128(R8), Z13
+	VPXORQ    128(SI), Z13, Z13
+	VMOVDQU64 Z13, 128(SI)
+	VMOVDQU64 192(R8), Z13
+	VPXORQ    192(SI), Z13, Z13
+	VMOVDQU64 Z13, 192(SI)
+	ADDQ      $0x00000100, SI
+	ADDQ      $0x00000100, R8
+	JMP       four142
+
+part144:
+	ADDQ $0x00000100, R11
+	JZ   decrypted145
+
+one143:
+	CMPQ      R11, $0x40
+	JBE       rest146
+	VMOVDQU64 (R8), Z13
+	VPXORQ    (SI), Z13, Z13
+	VMOVDQU64 Z13, (SI)
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, R8
+	SUBQ      $0x40, R11
+	JMP       one143
+
+rest146:
+	MOVL       $0x00000040, CX
+	SUBL       R11, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	VMOVDQU8.Z (SI), K1, Z13
+	VPXORQ     (R8), Z13, Z13
+	VMOVDQU8   Z13, K1, (SI)
+
+decrypted145:
+	MOVQ 1136(BX), R11
+	INCQ R11
+	JMP  due140
+
+nothing141:
+	VEXTRACTI64X4 $0x01, Z8, Y0
+	VPXOR         Y0, Y8, Y8
+	VEXTRACTI128  $0x01, Y8, X0
+	VPXOR         X0, X8, X8
+	VEXTRACTI64X4 $0x01, Z9, Y1
+	VPXOR         Y1, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X1
+	VPXOR         X1, X9, X9
+	VEXTRACTI64X4 $0x01, Z10, Y2
+	VPXOR         Y2, Y10, Y10
+	VEXTRACTI128  $0x01, Y10, X2
+	VPXOR         X2, X10, X10
+	MOVQ          1024(BX), AX
+	VMOVDQU       128(BX), X0
+	VMOVDQU       (AX), X1
+	VMOVQ         992(BX), X2
+	VPSLLQ        $0x03, X2, X2
+	VPXOR         48(DI), X2, X2
+	VMOVDQU       1904(DI), X3
+	VPCLMULQDQ    $0x00, X1, X0, X14
+	VPCLMULQDQ    $0x00, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X8
+	VPCLMULQDQ    $0x01, X1, X0, X14
+	VPCLMULQDQ    $0x01, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X9
+	VPCLMULQDQ    $0x10, X1, X0, X14
+	VPCLMULQDQ    $0x10, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X9
+	VPCLMULQDQ    $0x11, X1, X0, X14
+	VPCLMULQDQ    $0x11, X3, X2, X15
+	VPTERNLOGQ    $0x96, X14, X15, X10
+	VMOVDQU       gcmPoly<>+0(SB), X14
+	VPCLMULQDQ    $0x01, X8, X14, X15
+	VPSHUFD       $0x4e, X8, X8
+	VPTERNLOGQ    $0x96, X15, X8, X9
+	VPCLMULQDQ    $0x01, X9, X14, X15
+	VPSHUFD       $0x4e, X9, X9
+	VPTERNLOGQ    $0x96, X15, X9, X10
+	VPSHUFB       1344(BX), X10, X0
+	VPXOR         64(BX), X0, X0
+	MOVQ          8(DI), CX
+	MOVQ          960(BX), AX
+	MOVQ          992(BX), DX
+	ADDQ          AX, CX
+	ADDQ          $0x10, AX
+	MOVQ          AX, 1160(BX)
+	VPSHUFB       64(DI), X0, X0
+	VPXOR         (CX)(DX*1), X0, X0
+	VPXOR         X2, X2, X2
+	VMOVDQU       Y2, 1224(BX)
+	MOVQ          1088(BX), AX
+	MOVQ          AX, 1192(BX)
+	MOVQ          $0x00000001, 1280(BX)
+	MOVQ          1056(BX), AX
+	XORL          CX, CX
+	VPTEST        80(DI), X0
+	SETEQ         32(AX)
+	CMOVQEQ       DX, CX
+	MOVQ          CX, 1224(BX)
+
+finished70:
+	MOVQ  1144(BX), SI
+	MOVQ  1152(BX), R8
+	TESTQ R8, R8
+	JNZ   group62
+
+done63:
+	XORQ R11, R11
+
+due147:
+	CMPQ R11, 1280(BX)
+	JAE  nothing148
+	MOVQ R11, 1136(BX)
+	MOVQ 1160(BX)(R11*8), SI
+	MOVQ 1192(BX)(R11*8), R8
+	MOVQ 1224(BX)(R11*8), R11
+
+four149:
+	SUBQ      $0x00000100, R11
+	JB        part151
+	VMOVDQU64 (R8), Z13
+	VPXORQ    (SI), Z13, Z13
+	VMOVDQU64 Z13, (SI)
+	VMOVDQU64 64(R8), Z13
+	VPXORQ    64(SI), Z13, Z13
+	VMOVDQU64 Z13, 64(SI)
+	VMOVDQU64 128(R8), Z13
+	VPXORQ    128(SI), Z13, Z13
+	VMOVDQU64 Z13, 128(SI)
+	VMOVDQU64 192(R8), Z13
+	VPXORQ    192(SI), Z13, Z13
+	VMOVDQU64 Z13, 192(SI)
+	ADDQ      $0x00000100, SI
+	ADDQ      $0x00000100, R8
+	JMP       four149
+
+part151:
+	ADDQ $0x00000100, R11
+	JZ   decrypted152
+
+one150:
+	CMPQ      R11, $0x40
+	JBE       rest153
+	VMOVDQU64 (R8), Z13
+	VPXORQ    (SI), Z13, Z13
+	VMOVDQU64 Z13, (SI)
+	ADDQ      $0x40, SI
+	ADDQ      $0x40, R8
+	SUBQ      $0x40, R11
+	JMP       one150
+
+rest153:
+	MOVL       $0x00000040, CX
+	SUBL       R11, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	VMOVDQU8.Z (SI), K1, Z13
+	VPXORQ     (R8), Z13, Z13
+	VMOVDQU8   Z13, K1, (SI)
+
+decrypted152:
+	MOVQ 1136(BX), R11
+	INCQ R11
+	JMP  due147
+
+nothing148:
 	VZEROUPPER
 	RET
 

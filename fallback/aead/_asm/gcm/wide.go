@@ -34,8 +34,9 @@ const (
 	frameRoom    = 1256 // bytes for key stream
 	frameStart   = 1264 // where they start
 	frameOther   = 1272 // where those of the packets that are due start
-	frameSwap    = 1280 // the order of bytes, for which no register is left
-	frameStream  = 1344
+	frameDue     = 1280 // lanes in which something may be due
+	frameSwap    = 1344 // the order of bytes, for which no register is left
+	frameStream  = 1408
 
 	lanes      = 4
 	vector     = 64
@@ -135,6 +136,7 @@ func (w *wideGen) open(name string) {
 	w.VMOVDQU64(Z13, at(frame, frameSwap))
 	w.VPXORQ(X0, X0, X0)
 	w.VMOVDQU(Y0, at(frame, frameDueLen))
+	w.MOVQ(U32(0), at(frame, frameDue))
 	w.groups()
 }
 
@@ -178,6 +180,9 @@ func (w *wideGen) groups() {
 	w.JZ(LabelRef(done))
 	w.MOVQ(cursor, at(frame, frameCursor))
 	w.MOVQ(left, at(frame, frameLeft))
+	one, end := w.label("single"), w.label("finished")
+	w.CMPQ(lane, Imm(1))
+	w.JE(LabelRef(one))
 	w.fillUp()
 	w.start()
 	w.eachLane(w.packet)
@@ -185,6 +190,17 @@ func (w *wideGen) groups() {
 		w.decryptRest()
 	}
 	w.finish()
+	w.JMP(LabelRef(end))
+	w.Label(one)
+	w.startOne()
+	w.XORQ(lane, lane)
+	w.packet()
+	if w.opening {
+		w.INCQ(lane)
+		w.decryptRest()
+	}
+	w.finishOne()
+	w.Label(end)
 	w.MOVQ(at(frame, frameCursor), cursor)
 	w.MOVQ(at(frame, frameLeft), left)
 	w.TESTQ(left, left)
@@ -309,20 +325,55 @@ func (w *wideGen) start() {
 	w.VPSHUFB(temp[0], Z0, temp[1])
 	w.VMOVDQU64(temp[1], at(frame, frameHash))
 	if w.opening { // the IV is the packet's
-		w.VBROADCASTI32X4(w.constant("gcmNonceOpen", 0x0b0a090880808080, 0x808080800f0e0d0c), temp[0])
+		w.VBROADCASTI32X4(w.nonceOpen(), temp[0])
 		w.VPSHUFB(temp[0], text[0], Z0)
 	} else { // the IV is the sequence number
-		w.VBROADCASTI32X4(w.constant("gcmNonceSeal", 0x0c0d0e0f80808080, 0x8080808008090a0b), temp[0])
+		w.VBROADCASTI32X4(w.nonceSeal(), temp[0])
 		w.VPSHUFB(temp[0], Z0, Z0)
 	}
 	w.VBROADCASTI32X4(at(key, keyBase), temp[1])
 	w.VPXORQ(temp[1], Z0, Z0)
 	w.VMOVDQU64(Z0, at(frame, frameNonces))
-	w.VBROADCASTI32X4(w.constant("gcmOne", 0, 1<<56), temp[0])
+	w.VBROADCASTI32X4(w.one(), temp[0])
 	w.VPXORQ(temp[0], Z0, Z0)
 	w.aes(state[:1], nil)
 	w.VMOVDQU64(Z0, at(frame, frameMasks))
 }
+
+// startOne is start for a group of one packet, which needs no lanes.
+func (w *wideGen) startOne() {
+	w.MOVQ(at(frame, framePtr), RAX)
+	w.MOVQ(at(frame, framePkt), RCX)
+	w.VMOVQ(at(RAX, 0), X0)
+	w.VPINSRQ(U8(1), at(RCX, pktSeq), X0, X0)
+	w.VPSHUFB(at(key, keyAADShuffle), X0, X1)
+	w.VMOVDQU(X1, at(frame, frameHash))
+	if w.opening {
+		w.VMOVDQU(at(RAX, 0), X0)
+		w.VPSHUFB(w.nonceOpen(), X0, X0)
+	} else {
+		w.VPSHUFB(w.nonceSeal(), X0, X0)
+	}
+	w.VPXOR(at(key, keyBase), X0, X0)
+	w.VMOVDQU(X0, at(frame, frameNonces))
+	w.VPXOR(w.one(), X0, X0)
+	w.aes(state[:1], nil)
+	w.VMOVDQU(X0, at(frame, frameMasks))
+}
+
+// nonceSeal puts the sequence number's bytes where GCM has the IV, behind the
+// salt.
+func (w *wideGen) nonceSeal() Mem {
+	return w.constant("gcmNonceSeal", 0x0c0d0e0f80808080, 0x8080808008090a0b)
+}
+
+// nonceOpen puts the packet's IV there.
+func (w *wideGen) nonceOpen() Mem {
+	return w.constant("gcmNonceOpen", 0x0b0a090880808080, 0x808080800f0e0d0c)
+}
+
+// one is a counter's difference of 1.
+func (w *wideGen) one() Mem { return w.constant("gcmOne", 0, 1<<56) }
 
 // aes does all rounds but the first key's addition, with other instructions in
 // between.
@@ -713,7 +764,11 @@ func (w *wideGen) products(v []VecPhysical) (out []func()) {
 // reduce folds the sums to one block in each lane, which it leaves in hi: first
 // the low half into the middle one, then that into the high one.
 func (w *wideGen) reduce(lo, mid, hi, poly, t VecPhysical) {
-	w.VBROADCASTI32X4(w.constant("gcmPoly", 1, 0xc2<<56), poly)
+	if poly == X14 {
+		w.VMOVDQU(w.constant("gcmPoly", 1, 0xc2<<56), poly)
+	} else {
+		w.VBROADCASTI32X4(w.constant("gcmPoly", 1, 0xc2<<56), poly)
+	}
 	w.VPCLMULQDQ(U8(0x01), lo, poly, t)
 	w.VPSHUFD(U8(0x4e), lo, lo)
 	w.VPTERNLOGQ(xor3, t, lo, mid)
@@ -748,9 +803,12 @@ func (w *wideGen) finish() {
 			w.VBROADCASTI32X4(at(RAX, 0), laneMask[j], Z1)
 		}
 	}
-	w.MOVL(U32(0x55), EAX)
-	w.KMOVW(EAX, K7)
-	w.VPEXPANDQ_Z(at(frame, frameLen), K7, Z2)
+	for j, x := range []VecPhysical{X2, X3, X14, X15} {
+		w.VMOVQ(at(frame, frameLen+8*j), x)
+	}
+	w.VINSERTI32X4(U8(1), X3, Z2, Z2)
+	w.VINSERTI32X4(U8(1), X15, Z14, Z14)
+	w.VINSERTI64X4(U8(1), Y14, Z2, Z2)
 	w.VBROADCASTI32X4(at(key, keyLengths), temp[0])
 	w.VPSLLQ(U8(3), Z2, Z2)
 	w.VPXORQ(temp[0], Z2, Z2)
@@ -775,6 +833,62 @@ func (w *wideGen) finish() {
 	} else {
 		w.putTags()
 	}
+}
+
+// finishOne is finish after startOne, with the sums still in their registers.
+func (w *wideGen) finishOne() {
+	for i, v := range []VecPhysical{low, middle, high} {
+		z, v, t := v, v.(Vec), state[i].(Vec)
+		w.VEXTRACTI64X4(U8(1), z, t.AsY())
+		w.VPXOR(t.AsY(), v.AsY(), v.AsY())
+		w.VEXTRACTI128(U8(1), v.AsY(), t.AsX())
+		w.VPXOR(t.AsX(), v.AsX(), v.AsX())
+	}
+	w.MOVQ(at(frame, framePower), RAX)
+	w.VMOVDQU(at(frame, frameHash), X0)
+	w.VMOVDQU(at(RAX, 0), X1)
+	w.VMOVQ(at(frame, frameLen), X2)
+	w.VPSLLQ(U8(3), X2, X2)
+	w.VPXOR(at(key, keyLengths), X2, X2)
+	w.VMOVDQU(at(key, keyPower1), X3)
+	for _, p := range []struct {
+		imm U8
+		sum VecPhysical
+	}{{0x00, X8}, {0x01, X9}, {0x10, X9}, {0x11, X10}} {
+		w.VPCLMULQDQ(p.imm, X1, X0, X14)
+		w.VPCLMULQDQ(p.imm, X3, X2, X15)
+		w.VPTERNLOGQ(xor3, X14, X15, p.sum)
+	}
+	w.reduce(X8, X9, X10, X14, X15)
+	if !w.opening {
+		w.VPSHUFB(X13, X10, X0)
+		w.VPXOR(at(frame, frameMasks), X0, X0)
+		w.MOVQ(at(frame, framePtr), RAX)
+		w.ADDQ(at(frame, frameLen), RAX)
+		w.VMOVDQU8(X0, tagMask, at(RAX, headerLen))
+		return
+	}
+	w.VPSHUFB(at(frame, frameSwap), X10, X0)
+	w.VPXOR(at(frame, frameMasks), X0, X0)
+	w.MOVQ(at(key, keyICV), RCX)
+	w.MOVQ(at(frame, framePtr), RAX)
+	w.MOVQ(at(frame, frameLen), RDX)
+	w.ADDQ(RAX, RCX)
+	w.ADDQ(Imm(headerLen), RAX)
+	w.MOVQ(RAX, at(frame, frameDuePtr))
+	w.VPSHUFB(at(key, keyTagShuffle), X0, X0)
+	w.VPXOR(Mem{Base: RCX, Index: RDX, Scale: 1}, X0, X0)
+	w.VPXOR(X2, X2, X2)
+	w.VMOVDQU(Y2, at(frame, frameDueLen))
+	w.MOVQ(at(frame, frameSide), RAX)
+	w.MOVQ(RAX, at(frame, frameDueSide))
+	w.MOVQ(U32(1), at(frame, frameDue))
+	w.MOVQ(at(frame, framePkt), RAX)
+	w.XORL(ECX, ECX)
+	w.VPTEST(at(key, keyTagMask), X0)
+	w.SETEQ(at(RAX, pktOK))
+	w.CMOVQEQ(RDX, RCX)
+	w.MOVQ(RCX, at(frame, frameDueLen))
 }
 
 func (w *wideGen) putTags() {
@@ -830,13 +944,14 @@ func (w *wideGen) compare() {
 		w.MOVQ(RAX, index(frameDueSide))
 		w.SHRL(U8(2), ECX)
 	})
+	w.MOVQ(lane, at(frame, frameDue))
 }
 
 // decryptRest decrypts what is due in lane and those after it.
 func (w *wideGen) decryptRest() {
 	loop, end := w.label("due"), w.label("nothing")
 	w.Label(loop)
-	w.CMPQ(lane, Imm(lanes))
+	w.CMPQ(lane, at(frame, frameDue))
 	w.JAE(LabelRef(end))
 	w.MOVQ(lane, at(frame, frameLane))
 	w.loadDue()
