@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"quicksand/bpf"
+)
+
+// maxSPIs is set by the bits that a table's value has for its slot.
+const maxSPIs = 1 << 20
+
+// Options shape a program. The zero value is usable.
+type Options struct {
+	MaxSPIs         int           // room in the table, up to 1<<20; 0 is 65536
+	Ports           Ports         // zero is 500, and 4500 encapsulated
+	DropUnknown     bool          // drop IPsec packets whose SPI is not in the table
+	IKEInterval     time.Duration // each source may begin an exchange this often; 0 is no limit
+	IKEBurst        int           // and so many at once; at least 1
+	MaxSources      int           // sources remembered, the latest; 0 is 65536
+	Queues          int           // receive queues with sockets; 0 is 64
+	SocketsPerQueue int           // AF_XDP sockets on each of them; 0 is 1
+	NextHops        int           // 0 is 64
+
+	// PinPath is a folder in a BPF file system in which tables and links are
+	// kept, so that steering goes on when the process ends: the next one that
+	// is opened with the same PinPath takes all of it over. Empty is none:
+	// everything then ends with Close, or with the process.
+	PinPath string
+}
+
+func (o *Options) defaults() error {
+	set := func(p *int, value int) {
+		if *p == 0 {
+			*p = value
+		}
+	}
+	set(&o.MaxSPIs, 1<<16)
+	set(&o.MaxSources, 1<<16)
+	set(&o.Queues, 64)
+	set(&o.SocketsPerQueue, 1)
+	set(&o.NextHops, 64)
+	set(&o.IKEBurst, 1)
+	if o.Ports.IKE == 0 && o.Ports.Encaps == nil {
+		o.Ports = Ports{IKE: 500, Encaps: []uint16{4500}}
+	}
+	switch {
+	case o.MaxSPIs < 0 || o.MaxSPIs > maxSPIs:
+		return fmt.Errorf("check options: room for %d SPIs: more than %d", o.MaxSPIs, maxSPIs)
+	case len(o.Ports.Encaps) > 4:
+		return fmt.Errorf("check options: %d ports for encapsulation: more than 4", len(o.Ports.Encaps))
+	case o.Queues < 0 || o.SocketsPerQueue < 0 || o.NextHops < 0 || o.MaxSources < 0 || o.IKEBurst < 0 || o.IKEInterval < 0:
+		return errors.New("check options: a number is negative")
+	case o.SocketsPerQueue > 1<<16 || o.NextHops > 1<<16:
+		return errors.New("check options: more sockets or next hops than a target can name")
+	}
+	return nil
+}
+
+// Program is the loaded program with its tables. Its methods may be called
+// from several goroutines.
+type Program struct {
+	*Table
+	options Options
+	objects bpf.SteerObjects
+	links   links
+}
+
+// Open loads the program, and takes over the tables that are pinned at
+// options.PinPath. It steers nothing before Attach.
+func Open(options Options) (*Program, error) {
+	if err := options.defaults(); err != nil {
+		return nil, err
+	}
+	spec, err := options.spec()
+	if err != nil {
+		return nil, err
+	}
+	p := &Program{options: options}
+	load := &ebpf.CollectionOptions{}
+	if options.PinPath != "" {
+		if err := os.MkdirAll(options.PinPath, 0o700); err != nil {
+			return nil, fmt.Errorf("make pin folder: %w", err)
+		}
+		load.Maps.PinPath = options.PinPath
+		for _, m := range spec.Maps {
+			if m.Name != ".rodata" {
+				m.Pinning = ebpf.PinByName
+			}
+		}
+	}
+	if err := spec.LoadAndAssign(&p.objects, load); err != nil {
+		if errors.Is(err, ebpf.ErrMapIncompatible) {
+			return nil, fmt.Errorf("take over pinned tables at %s: %w (they were made with other options or by another version: remove them first)", options.PinPath, err)
+		}
+		return nil, fmt.Errorf("load program: %w", err)
+	}
+	p.Table, err = newTable(&p.objects, options.MaxSPIs)
+	if err != nil {
+		p.objects.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// spec is the program's specification with the options put in.
+func (o *Options) spec() (*ebpf.CollectionSpec, error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count possible CPUs: %w", err)
+	}
+	spec, err := bpf.LoadSteer()
+	if err != nil {
+		return nil, fmt.Errorf("read program: %w", err)
+	}
+	return spec, o.apply(spec, cpus)
+}
+
+// apply puts the options into any specification that holds the program.
+func (o *Options) apply(spec *ebpf.CollectionSpec, cpus int) error {
+	slots := uint32(o.MaxSPIs + spareSlots)
+	for name, entries := range map[string]uint32{
+		"spis":      uint32(o.MaxSPIs),
+		"uses":      slots * uint32(cpus),
+		"sources":   uint32(o.MaxSources),
+		"sockets":   uint32(o.Queues * o.SocketsPerQueue),
+		"cpus":      uint32(cpus),
+		"devices":   uint32(o.NextHops),
+		"next_hops": uint32(o.NextHops),
+	} {
+		spec.Maps[name].MaxEntries = entries
+	}
+	var ports [4]uint16
+	copy(ports[:], o.Ports.Encaps)
+	drop := uint8(0)
+	if o.DropUnknown {
+		drop = 1
+	}
+	for name, value := range map[string]any{
+		"slots":               slots,
+		"sockets_per_queue":   uint32(o.SocketsPerQueue),
+		"drop_unknown":        drop,
+		"ike_port":            o.Ports.IKE,
+		"encapsulation_ports": ports,
+		"ike_interval":        uint64(o.IKEInterval),
+		"ike_burst":           uint64(o.IKEInterval) * uint64(o.IKEBurst),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Close ends the program's steering and frees its tables, unless they are
+// pinned: then both go on.
+func (p *Program) Close() error {
+	return errors.Join(p.links.close(), p.Table.close(), p.objects.Close())
+}
+
+// Remove closes the program and removes what is pinned, so that nothing of it
+// is left.
+func (p *Program) Remove() error {
+	var err error
+	if p.options.PinPath != "" {
+		err = Unpin(p.options.PinPath)
+	}
+	return errors.Join(err, p.Close())
+}
+
+// Unpin removes what programs have pinned at path. What no open program uses
+// ends with it.
+func Unpin(path string) error {
+	spec, err := bpf.LoadSteer()
+	if err != nil {
+		return fmt.Errorf("read program: %w", err)
+	}
+	var errs []error
+	remove := func(name string) {
+		if err := os.Remove(filepath.Join(path, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("unpin %s: %w", name, err))
+		}
+	}
+	pinned, err := filepath.Glob(filepath.Join(path, linkPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("list pinned links: %w", err)
+	}
+	for _, link := range pinned {
+		remove(filepath.Base(link))
+	}
+	for name := range spec.Maps {
+		remove(name)
+	}
+	remove(".")
+	return errors.Join(errs...)
+}
