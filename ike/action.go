@@ -106,7 +106,8 @@ type Log struct {
 }
 
 // IKEUpdown and ChildUpdown tell of IKE SAs and children that came up or went
-// down; Rekeyed of one that took another's place.
+// down; Rekeyed of one that took another's place. The IKE of a child's event
+// has no Children.
 type (
 	IKEUpdown struct {
 		Up  bool

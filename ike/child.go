@@ -127,9 +127,9 @@ func (c *child) goLive(replaces *child) {
 		c.activate()
 	}
 	if replaces != nil {
-		e.emit(ChildRekeyed{IKE: c.s.info(), Old: replaces.info(), New: c.info()})
+		e.emit(ChildRekeyed{IKE: c.s.brief(), Old: replaces.info(), New: c.info()})
 	} else {
-		e.emit(ChildUpdown{Up: true, IKE: c.s.info(), Child: c.info()})
+		e.emit(ChildUpdown{Up: true, IKE: c.s.brief(), Child: c.info()})
 	}
 	for _, o := range append(rivals, c) {
 		if o != winner {
@@ -384,7 +384,7 @@ func (c *child) remove(notify bool) {
 	e.emit(Remove{c.pair})
 	ike := IKEInfo{Conn: c.conn}
 	if s != nil {
-		ike = s.info()
+		ike = s.brief()
 		s.children = slices.DeleteFunc(s.children, func(o *child) bool { return o == c })
 	} else {
 		e.orphans = slices.DeleteFunc(e.orphans, func(o *child) bool { return o == c })

@@ -148,7 +148,7 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 // begin and end enclose every call into the engine.
 func (e *Engine) begin(now time.Time) {
 	e.now = now
-	e.actions = nil
+	e.actions = make([]Action, 0, 8)
 }
 
 func (e *Engine) end() []Action {

@@ -4,6 +4,7 @@ package ike
 
 import (
 	"crypto/cipher"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -410,9 +411,18 @@ func (e *Engine) done(command uint64, err error) {
 }
 
 func (s *ikeSA) info() IKEInfo {
+	i := s.brief()
+	for _, c := range s.children {
+		i.Children = append(i.Children, c.info())
+	}
+	return i
+}
+
+// brief is info without the children.
+func (s *ikeSA) brief() IKEInfo {
 	i := IKEInfo{
 		ID: s.id, Conn: s.conn.Name, State: s.state, Initiator: s.initiator,
-		Cookies: [2]string{s.cookies.i.String(), s.cookies.r.String()},
+		Cookies: [2]string{hex.EncodeToString(s.cookies.i[:]), hex.EncodeToString(s.cookies.r[:])},
 		Local:   s.local, Remote: s.remote, LocalID: s.localID, RemoteID: s.remoteID,
 		Transform: s.transform, NATLocal: s.natLocal, NATRemote: s.natRemote, NATT: s.natt,
 		Established: s.established,
@@ -422,9 +432,6 @@ func (s *ikeSA) info() IKEInfo {
 	}
 	if s.expireAt != nil {
 		i.Expire = s.expireAt.at
-	}
-	for _, c := range s.children {
-		i.Children = append(i.Children, c.info())
 	}
 	return i
 }

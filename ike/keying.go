@@ -37,6 +37,27 @@ func prf(h sa.Hash, key []byte, parts ...[]byte) []byte {
 	return m.Sum(nil)
 }
 
+// keyedPRF is the PRF with one key, for many uses.
+type keyedPRF struct {
+	mac  hash.Hash
+	used bool
+}
+
+// sum is the PRF over the concatenated parts; key is made the PRF's where it
+// has none yet.
+func (k *keyedPRF) sum(h sa.Hash, key []byte, parts ...[]byte) []byte {
+	if k.mac == nil {
+		k.mac = hmac.New(newHash[h], key)
+	} else if k.used {
+		k.mac.Reset()
+	}
+	k.used = true
+	for _, p := range parts {
+		k.mac.Write(p)
+	}
+	return k.mac.Sum(make([]byte, 0, h.Size()))
+}
+
 // digest is the negotiated hash over the concatenated parts.
 func digest(h sa.Hash, parts ...[]byte) []byte {
 	d := newHash[h]()
@@ -50,12 +71,22 @@ func digest(h sa.Hash, parts ...[]byte) []byte {
 // up to the end of Main Mode only.
 type skeyids struct {
 	skeyid, skeyidD, skeyidA, skeyidE sa.Key
+	prfD, prfA                        keyedPRF
 }
 
 func (s *skeyids) wipe() {
 	for _, k := range []sa.Key{s.skeyid, s.skeyidD, s.skeyidA, s.skeyidE} {
 		k.Wipe()
 	}
+	s.prfD, s.prfA = keyedPRF{}, keyedPRF{}
+}
+
+// underA and underD are the PRF under SKEYID_a and SKEYID_d.
+func (s *skeyids) underA(h sa.Hash, parts ...[]byte) []byte {
+	return s.prfA.sum(h, s.skeyidA, parts...)
+}
+func (s *skeyids) underD(h sa.Hash, parts ...[]byte) []byte {
+	return s.prfD.sum(h, s.skeyidD, parts...)
 }
 
 // pskSKEYIDs derives the secrets for authentication by pre-shared key (RFC
@@ -109,10 +140,11 @@ func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
 // keymat is the n bytes of keying material of one SA (RFC 2409 section 5.5).
 // shared is Quick Mode's own g^xy, empty without PFS.
-func keymat(h sa.Hash, skeyidD, shared []byte, p isakmp.ProtocolID, spi sa.SPI, ni, nr []byte, n int) sa.Key {
+func (s *skeyids) keymat(h sa.Hash, shared []byte, p isakmp.ProtocolID, spi sa.SPI, ni, nr []byte, n int) sa.Key {
 	out := make(sa.Key, 0, n+h.Size())
+	id, spiBytes := []byte{byte(p)}, be32(uint32(spi))
 	for k := []byte(nil); len(out) < n; {
-		k = prf(h, skeyidD, k, shared, []byte{byte(p)}, be32(uint32(spi)), ni, nr)
+		k = s.underD(h, k, shared, id, spiBytes, ni, nr)
 		out = append(out, k...)
 	}
 	out[n:].Wipe()

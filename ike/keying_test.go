@@ -252,6 +252,6 @@ func (r exchangeRecord) quickMode(t *testing.T, h sa.Hash, s skeyids, p isakmp.P
 		if len(want) == 0 {
 			t.Fatal("no keys")
 		}
-		sameBytes(t, "KEYMAT of the "+sender, keymat(h, s.skeyidD, r["quick-shared"], p, spi, ni, nr, len(want)), want)
+		sameBytes(t, "KEYMAT of the "+sender, s.keymat(h, r["quick-shared"], p, spi, ni, nr, len(want)), want)
 	}
 }

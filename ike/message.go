@@ -93,7 +93,7 @@ func (s *ikeSA) checkHash(m *message, before [][]byte, rest bool) error {
 	if rest {
 		before = append(before, m.rest)
 	}
-	if !hmac.Equal(prf(s.transform.Hash, s.skeyidA, before...), m.payloads[0].Body) {
+	if !hmac.Equal(s.underA(s.transform.Hash, before...), m.payloads[0].Body) {
 		return drop("ike.rx.bad-hash", "HASH does not verify")
 	}
 	return nil
@@ -104,7 +104,7 @@ func (s *ikeSA) withHash(before [][]byte, payloads ...isakmp.Payload) []isakmp.P
 	if len(payloads) > 0 {
 		before = append(before, isakmp.AppendPayloads(nil, payloads))
 	}
-	h := isakmp.Payload{Type: isakmp.PayloadHash, Body: prf(s.transform.Hash, s.skeyidA, before...)}
+	h := isakmp.Payload{Type: isakmp.PayloadHash, Body: s.underA(s.transform.Hash, before...)}
 	return append([]isakmp.Payload{h}, payloads...)
 }
 

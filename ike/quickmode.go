@@ -236,6 +236,7 @@ func (s *ikeSA) forgetAnswers() {
 	s.finished = slices.DeleteFunc(s.finished, func(f finished) bool { return !s.e.now.Before(f.end) })
 	if len(s.finished) == 0 {
 		s.finished = nil
+		s.prfD, s.prfA = keyedPRF{}, keyedPRF{} // idle; the next exchange makes them again
 		return
 	}
 	s.forget = s.e.after(s.finished[0].end.Sub(s.e.now), s.forgetAnswers)

@@ -363,7 +363,7 @@ func installPair(x *exchange) error {
 	p.OriginalLocal, p.OriginalRemote = q.origLocal, q.origRemote
 	id := protocolID(t.Protocol)
 	keys := func(spi sa.SPI) sa.SA {
-		return saFromKeymat(t.Suite, spi, keymat(s.transform.Hash, s.skeyidD, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
+		return saFromKeymat(t.Suite, spi, s.keymat(s.transform.Hash, q.shared, id, spi, q.nonce[0], q.nonce[1], t.KeymatLen()))
 	}
 	p.In, p.Out = keys(q.spi(t.Protocol)), keys(q.agreement.peerSPI)
 	q.shared.Wipe()
