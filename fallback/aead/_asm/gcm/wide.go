@@ -65,7 +65,7 @@ var (
 	dueSide = R8
 	dueLen  = R11
 
-	later  = RCX // bytes after it
+	later = RCX // bytes after it
 )
 
 // Vector registers.
