@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vm runs the tests in its folder "inner" in guests with stock Debian
-// kernels: "make vm". See package guest for how.
+// Package vm runs tests in guests with stock Debian kernels: those in its
+// folder "inner", and those of other packages that have the build tag "guest".
+// "make vm" runs them all; package guest says how.
+//
+// With VM_RUN, a regular expression as for go test's -run, only the tests run
+// that match it. With VM_PACKAGE, such as ./offload, TestPackage runs that
+// package's tests; the devices are those of TestLinux612.
 package vm
 
 import (
@@ -15,16 +20,36 @@ import (
 	"quicksand/tests/vm/guest"
 )
 
-// filter is a regular expression of the inner tests to run, as go test's -run.
-var filter = os.Getenv("VM_RUN")
-
 // modules are what a guest has loaded before its tests; the kernel loads more
 // by itself where a test asks for it.
 var modules = []string{"veth", "dummy", "psample", "xfrm_user", "esp4", "esp6", "esp4_offload", "esp6_offload"}
 
-// TestLinux612 runs all on a kernel that knows packet offload, with devices
-// that simulate NICs.
+// TestLinux612 runs the inner tests on a kernel that knows packet offload, with
+// devices that simulate NICs: netdevsim, and the test NIC.
 func TestLinux612(t *testing.T) {
+	k, job := linux612(t)
+	run(t, k, job, program{dir: "inner", flags: []string{"-test.skip=^TestOld"}})
+}
+
+// TestLinux61 runs what concerns a kernel without packet offload.
+func TestLinux61(t *testing.T) {
+	ip := get(t, guest.Linux612).IP()
+	run(t, get(t, guest.Linux61), guest.Job{Modules: modules, IP: ip}, program{dir: "inner", flags: []string{"-test.run=^TestOld"}})
+}
+
+// TestPackage runs the tests of the package that VM_PACKAGE names.
+func TestPackage(t *testing.T) {
+	dir := os.Getenv("VM_PACKAGE")
+	if dir == "" {
+		return
+	}
+	k, job := linux612(t)
+	run(t, k, job, program{dir: filepath.Join("../..", dir)})
+}
+
+// linux612 returns the kernel, and a job with its devices.
+func linux612(t *testing.T) (*guest.Kernel, guest.Job) {
+	t.Helper()
 	k := get(t, guest.Linux612)
 	netdevsim, err := k.Netdevsim()
 	if err != nil {
@@ -34,13 +59,7 @@ func TestLinux612(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runInner(t, k, guest.Job{Modules: append(modules, netdevsim, nic), IP: k.IP()}, "-test.skip=^TestOld")
-}
-
-// TestLinux61 runs what concerns a kernel without packet offload.
-func TestLinux61(t *testing.T) {
-	ip := get(t, guest.Linux612).IP()
-	runInner(t, get(t, guest.Linux61), guest.Job{Modules: modules, IP: ip}, "-test.run=^TestOld")
+	return k, guest.Job{Modules: append(modules, netdevsim, nic), IP: k.IP()}
 }
 
 func get(t *testing.T, s guest.Source) *guest.Kernel {
@@ -54,19 +73,25 @@ func get(t *testing.T, s guest.Source) *guest.Kernel {
 	return k
 }
 
-// runInner boots the kernel, runs the inner tests that the flag chooses and
-// reports them as subtests.
-func runInner(t *testing.T, k *guest.Kernel, j guest.Job, choice string) {
+// program is a package's tests.
+type program struct {
+	dir   string
+	flags []string
+}
+
+// run boots the kernel, runs the program there and reports its tests as
+// subtests.
+func run(t *testing.T, k *guest.Kernel, j guest.Job, p program) {
 	t.Helper()
-	dir, err := filepath.Abs("inner")
+	dir, err := filepath.Abs(p.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const timeout = 10 * time.Minute
 	j.Dir, j.Timeout = dir, timeout
 	j.Env = []string{"QUICKSAND_GUEST=1"}
-	j.Command = []string{build(t, dir), "-test.v=test2json", "-test.timeout=" + (timeout - time.Minute).String(), choice}
-	if filter != "" {
+	j.Command = append([]string{build(t, dir), "-test.v=test2json", "-test.timeout=" + (timeout - time.Minute).String()}, p.flags...)
+	if filter := os.Getenv("VM_RUN"); filter != "" {
 		j.Command = append(j.Command, "-test.run="+filter)
 	}
 	r, err := k.Run(context.Background(), j)
@@ -89,16 +114,20 @@ func runInner(t *testing.T, k *guest.Kernel, j guest.Job, choice string) {
 	}
 }
 
-// build compiles the inner tests into a program that needs nothing else.
+// build compiles a package's tests into a program that needs nothing else.
 func build(t *testing.T, dir string) string {
 	t.Helper()
-	out := filepath.Join(guest.Dir(), "inner-"+filepath.Base(t.TempDir())+".test")
-	cmd := exec.Command("go", "test", "-c", "-o", out, ".")
+	file, err := os.CreateTemp(guest.Dir(), "tests-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	t.Cleanup(func() { os.Remove(file.Name()) })
+	cmd := exec.Command("go", "test", "-c", "-tags=guest", "-o", file.Name(), ".")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build inner tests: %v: %s", err, b)
+		t.Fatalf("build tests of %s: %v: %s", dir, err, b)
 	}
-	t.Cleanup(func() { os.Remove(out) })
-	return out
+	return file.Name()
 }
