@@ -200,7 +200,7 @@ func (b *Backend) adopt(p *pair) error {
 		b.children[key] = c
 		b.occupy(c)
 	}
-	p.child = c
+	p.child, c.released = c, false
 	c.pairs = append(c.pairs, p)
 	if err := b.settle(c.slots); err != nil {
 		c.pairs = c.pairs[:len(c.pairs)-1]

@@ -134,7 +134,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 		c = newChild(keyOf(&q.Policy))
 		p.policies.add(c)
 	}
-	pr.child = c
+	pr.child, c.released = c, false
 	c.pairs = append(c.pairs, pr)
 	p.pairs[pr.id] = pr
 	p.inbound[pr.spi] = pr

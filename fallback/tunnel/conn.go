@@ -29,6 +29,12 @@ type conn struct {
 // openConn opens a UDP socket on the port where proto is 17, and a raw one of
 // the protocol else. mark is its SO_MARK where not 0.
 func openConn(v6 bool, proto int, port uint16, mark int) (*conn, error) {
+	return bindConn(v6, proto, port, mark, false)
+}
+
+// bindConn is openConn for a port that with again set is bound already, by a
+// socket that allows it.
+func bindConn(v6 bool, proto int, port uint16, mark int, again bool) (*conn, error) {
 	family, typ, name := unix.AF_INET, unix.SOCK_RAW, "raw"
 	if v6 {
 		family = unix.AF_INET6
@@ -48,6 +54,11 @@ func openConn(v6 bool, proto int, port uint16, mark int) (*conn, error) {
 	if err := setOptions(fd, v6, udp, mark); err != nil {
 		return fail(err)
 	}
+	if again {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fail(fmt.Errorf("set socket option SO_REUSEPORT: %w", err))
+		}
+	}
 	if udp {
 		var any unix.Sockaddr = &unix.SockaddrInet4{Port: int(port)}
 		if v6 {
@@ -63,6 +74,11 @@ func openConn(v6 bool, proto int, port uint16, mark int) (*conn, error) {
 		return nil, fmt.Errorf("open %s socket: %w", name, err)
 	}
 	c.tx.init(c)
+	if !udp {
+		// Packets of SAs are not for the kernel's IPsec policies, where it has
+		// any.
+		_ = c.exempt()
+	}
 	return c, nil
 }
 

@@ -35,8 +35,9 @@ type Socket struct {
 	input atomic.Pointer[func(*Batch)]
 	done  sync.WaitGroup
 
-	mu     sync.Mutex // guards closed
+	mu     sync.Mutex // guards what follows
 	closed bool
+	share  *share // the kernel's part in the port, or nil
 
 	ike, keepalives, short, truncated, orphans atomic.Uint64
 }
@@ -164,13 +165,13 @@ func (s *Socket) Stats() map[string]uint64 {
 // Close closes the port; onIKE is not called any more once it returned.
 func (s *Socket) Close() error {
 	s.mu.Lock()
-	closed := s.closed
-	s.closed = true
+	closed, share := s.closed, s.share
+	s.closed, s.share = true, nil
 	s.mu.Unlock()
 	if closed {
 		return nil
 	}
-	var errs []error
+	errs := []error{share.close()}
 	for _, c := range s.conns {
 		if c != nil {
 			errs = append(errs, c.close())
