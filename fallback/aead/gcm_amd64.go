@@ -20,6 +20,8 @@ func init() {
 	cpu := accel.Detect()
 	implementations = append([]implementation{
 		{"VAES-512", cpu.Has(accel.VAES512), supportsGCM, newGCMKernels(gcmSealVAES512, gcmOpenVAES512)},
+		{"VAES-256", cpu.Has(accel.VAES256), supportsGCM, newGCMKernels(gcmSealVAES256, gcmOpenVAES256)},
+		{"AES-NI", cpu.Has(accel.AESNI), supportsGCM, newGCMKernels(gcmSealAESNI, gcmOpenAESNI)},
 	}, implementations...)
 }
 

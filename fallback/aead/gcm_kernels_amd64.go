@@ -12,3 +12,15 @@ func gcmSealVAES512(k *gcmKey, pkts *Packet, n int)
 
 //go:noescape
 func gcmOpenVAES512(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+
+//go:noescape
+func gcmSealVAES256(k *gcmKey, pkts *Packet, n int)
+
+//go:noescape
+func gcmOpenVAES256(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+
+//go:noescape
+func gcmSealAESNI(k *gcmKey, pkts *Packet, n int)
+
+//go:noescape
+func gcmOpenAESNI(k *gcmKey, pkts *Packet, n int, side *byte, room int)

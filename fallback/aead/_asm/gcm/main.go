@@ -24,6 +24,8 @@ func main() {
 	flag.Parse()
 	for name, make := range map[string]func(g *generator){
 		"gcm_key_amd64.s":     powers,
+		"gcm_aesni_amd64.s":   aesni,
+		"gcm_vaes256_amd64.s": vaes256,
 		"gcm_vaes512_amd64.s": wide,
 	} {
 		if err := write(filepath.Join(*dir, name), make); err != nil {
