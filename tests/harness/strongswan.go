@@ -18,6 +18,8 @@ type StrongSwanOptions struct {
 	// It is the only way to AH, transport mode, ESN, and plain ESP without UDP
 	// on a kernel without ESP, and carries no traffic.
 	KeyingOnly bool
+	// Kernel has the kernel's ESP carry the SAs, where it has any.
+	Kernel bool
 	// Settings are lines of the "charon" section of strongswan.conf.
 	Settings []string
 }
@@ -70,7 +72,7 @@ func StartStrongSwan(h *Host, o StrongSwanOptions) (*Peer, error) {
 // strongswanConf returns the daemon's settings. The log has what Keys reads.
 func (p *Peer) strongswanConf(o StrongSwanOptions) string {
 	kernel := "kernel-libipsec "
-	if o.KeyingOnly {
+	if o.KeyingOnly || o.Kernel {
 		kernel = ""
 	}
 	return fmt.Sprintf(`charon {
