@@ -25,7 +25,9 @@ func BenchmarkGenerate(b *testing.B) {
 
 // BenchmarkRespond is what a responder asks for: a new key pair and the secret.
 func BenchmarkRespond(b *testing.B) {
-	each(b, func(b *testing.B, g Group, k kernel) Request { return Request{Group: g, Peer: generate(b, g, k).Public} })
+	each(b, func(b *testing.B, g Group, k kernel) Request {
+		return Request{Group: g, Peer: generate(b, g, k).Public}
+	})
 }
 
 // each runs a request through every level of every group.

@@ -94,3 +94,10 @@ func mulLone20(out *uint64, a *uint64, b *uint64, p1 *uint64)
 //
 //go:noescape
 func chooseLone(out *uint64, table *uint64, digit uint64, entries int, width int)
+
+// mulWords sets out to a*b / 2^(512*rows) modulo p, for numbers of rows*8 words.
+// It is below 2^(512*rows), as the factors are, and not reduced further. p1 is p+1;
+// t is room for twice a number. out may be a or b.
+//
+//go:noescape
+func mulWords(out *uint64, a *uint64, b *uint64, p *uint64, p1 *uint64, t *uint64, rows int)

@@ -4,8 +4,9 @@
 // MODP groups (RFC 2409 section 6, RFC 3526), one or eight at a time, in
 // constant time in the exponent and in the base.
 //
-// Where the CPU has AVX-512 IFMA, a number is cut into limbs of 52 bits and
-// multiplied in Montgomery's form. Elsewhere filippo.io/bigmod does the work.
+// Where the CPU has AVX-512 IFMA, a number is cut into limbs of 52 bits, where it
+// has ADX and BMI2 into words of 64, and multiplied in Montgomery's form. Elsewhere
+// filippo.io/bigmod does the work.
 //
 // # What does not depend on secrets
 //
@@ -36,13 +37,17 @@ type Level uint8
 // The levels, worst first.
 const (
 	Generic Level = iota // bigmod
-	IFMA                 // AVX-512 IFMA
+	ADX                  // MULX and two carry chains, one power at a time
+	IFMA                 // AVX-512 IFMA, eight powers at a time
 )
 
 // String returns the level's name.
 func (l Level) String() string {
-	if l == IFMA {
+	switch l {
+	case IFMA:
 		return accel.IFMA.String()
+	case ADX:
+		return accel.ADX.String()
 	}
 	return "generic"
 }
@@ -50,10 +55,15 @@ func (l Level) String() string {
 // Levels returns the levels that this build has and the CPU can run, best
 // first. Generic is always the last.
 func Levels() []Level {
-	if haveIFMA && accel.Detect().Has(accel.IFMA) {
-		return []Level{IFMA, Generic}
+	var all []Level
+	cpu := accel.Detect()
+	if haveAssembly && cpu.Has(accel.IFMA) {
+		all = append(all, IFMA)
 	}
-	return []Level{Generic}
+	if haveAssembly && cpu.Has(accel.ADX) {
+		all = append(all, ADX)
+	}
+	return append(all, Generic)
 }
 
 // Modulus is a prime and what is computed of it beforehand. It is safe for
@@ -63,15 +73,21 @@ type Modulus struct {
 	nat   *bigmod.Modulus
 	two   *bigmod.Nat
 	level Level
-	wide  *wide // for IFMA
+	fast  fast // nil for Generic
+}
+
+// fast is a level in assembly. It takes up to lanes powers at a time.
+type fast interface {
+	power(out, bases, exponents [][]byte)
+	powerOfTwo(out, exponents [][]byte)
 }
 
 // New prepares the prime p, big-endian, at a level that Levels lists. p is a
-// multiple of 64 bits long, from 512 to 8192, and its top and bottom 64 bits are
+// multiple of 512 bits long, from 512 to 8192, and its top and bottom 64 bits are
 // ones, as those of all the MODP groups are; the arithmetic relies on that.
 // length is that of the exponents which PowerOfTwo is to be fast for, in bytes.
 func New(p []byte, length int, level Level) (*Modulus, error) {
-	if len(p)%8 != 0 || len(p) < 64 || len(p) > 1024 {
+	if len(p)%64 != 0 || len(p) < 64 || len(p) > 1024 {
 		return nil, fmt.Errorf("prepare modulus: %d bytes", len(p))
 	}
 	for i := range 8 {
@@ -84,8 +100,11 @@ func New(p []byte, length int, level Level) (*Modulus, error) {
 		return nil, fmt.Errorf("prepare modulus: %w", err)
 	}
 	m := &Modulus{size: len(p), nat: nat, two: bigmod.NewNat().SetUint(2).ExpandFor(nat), level: level}
-	if level == IFMA {
-		m.wide = newWide(p, length)
+	switch level {
+	case IFMA:
+		m.fast = newWide(p, length)
+	case ADX:
+		m.fast = newADX(p, length)
 	}
 	return m, nil
 }
@@ -111,8 +130,8 @@ func (m *Modulus) Lanes() int {
 func (m *Modulus) Power(out, bases, exponents [][]byte) {
 	for len(out) > 0 {
 		n := min(len(out), m.Lanes())
-		if m.level == IFMA {
-			m.wide.power(out[:n], bases[:n], exponents[:n])
+		if m.fast != nil {
+			m.fast.power(out[:n], bases[:n], exponents[:n])
 		} else {
 			m.one(out[0], bases[0], exponents[0])
 		}
@@ -124,8 +143,8 @@ func (m *Modulus) Power(out, bases, exponents [][]byte) {
 func (m *Modulus) PowerOfTwo(out, exponents [][]byte) {
 	for len(out) > 0 {
 		n := min(len(out), m.Lanes())
-		if m.level == IFMA {
-			m.wide.powerOfTwo(out[:n], exponents[:n])
+		if m.fast != nil {
+			m.fast.powerOfTwo(out[:n], exponents[:n])
 		} else {
 			copy(out[0], bigmod.NewNat().Exp(m.two, exponents[0], m.nat).Bytes(m.nat))
 		}

@@ -14,7 +14,6 @@ import (
 
 const (
 	limbBits = 52
-	limbMask = 1<<limbBits - 1
 	maxWords = 1024/8 + 1
 )
 
@@ -26,12 +25,13 @@ func limbsFor(size int) int { return (8*size + 2 + limbBits - 1) / limbBits }
 type shape struct {
 	size  int           // bytes of p
 	limbs int           // of a number
+	bits  int           // of a limb
 	p     []uint64      // 64-bit words of p, the lowest first
 	at    func(int) int // word of a limb, in the first lane
 }
 
-func newShape(p *big.Int, limbs int, at func(int) int) shape {
-	s := shape{size: p.BitLen() / 8, limbs: limbs, p: make([]uint64, p.BitLen()/64), at: at}
+func newShape(p *big.Int, limbs, bits int, at func(int) int) shape {
+	s := shape{size: p.BitLen() / 8, limbs: limbs, bits: bits, p: make([]uint64, p.BitLen()/64), at: at}
 	b := p.Bytes()
 	for i := range s.p {
 		s.p[i] = binary.BigEndian.Uint64(b[len(b)-8*(i+1):])
@@ -39,13 +39,16 @@ func newShape(p *big.Int, limbs int, at func(int) int) shape {
 	return s
 }
 
+// mask is ones as long as a limb.
+func (s *shape) mask() uint64 { return 1<<s.bits - 1 }
+
 // number cuts a public number into limbs.
 func (s *shape) number(x *big.Int) []uint64 {
 	limbs := words.Aligned(s.limbs)
-	rest, mask := new(big.Int).Set(x), big.NewInt(limbMask)
+	rest, mask := new(big.Int).Set(x), new(big.Int).SetUint64(s.mask())
 	for i := range limbs {
 		limbs[s.at(i)] = new(big.Int).And(rest, mask).Uint64()
-		rest.Rsh(rest, limbBits)
+		rest.Rsh(rest, uint(s.bits))
 	}
 	return limbs
 }
@@ -58,10 +61,10 @@ func (s *shape) load(limbs []uint64, lane int, b []byte) {
 		wide[i] = binary.BigEndian.Uint64(b[s.size-8*(i+1):])
 	}
 	for i := range s.limbs {
-		word, shift := i*limbBits/64, i*limbBits%64
+		word, shift := i*s.bits/64, i*s.bits%64
 		var limb uint64
 		if word < n {
-			limb = (wide[word]>>shift | wide[word+1]<<(64-shift)) & limbMask
+			limb = (wide[word]>>shift | wide[word+1]<<(64-shift)) & s.mask()
 		}
 		limbs[s.at(i)+lane] = limb
 	}
@@ -73,13 +76,13 @@ func (s *shape) store(b []byte, limbs []uint64, lane int) {
 	var wide, less [maxWords]uint64
 	n := s.size / 8
 	for i := range s.limbs {
-		word, shift := i*limbBits/64, i*limbBits%64
+		word, shift := i*s.bits/64, i*s.bits%64
 		if word > n {
 			break // 2p has one bit more than p, so the rest is zero
 		}
 		limb := limbs[s.at(i)+lane]
 		wide[word] |= limb << shift
-		if shift > 64-limbBits && word < n {
+		if shift > 64-s.bits && word < n {
 			wide[word+1] |= limb >> (64 - shift)
 		}
 	}

@@ -29,13 +29,13 @@ type wide struct {
 	lone   *lone
 }
 
-func newWide(p []byte, length int) *wide {
+func newWide(p []byte, length int) fast {
 	limbs := (limbsFor(len(p)) + blockLen - 1) / blockLen * blockLen
 	n := new(big.Int).SetBytes(p)
 	r := new(big.Int).Lsh(big.NewInt(1), uint(limbBits*limbs))
 	r.Mod(r, n)
-	single := newShape(n, limbs, func(limb int) int { return limb })
-	w := &wide{shape: newShape(n, limbs, func(limb int) int { return limb * Lanes }), blocks: limbs / blockLen}
+	single := newShape(n, limbs, limbBits, func(limb int) int { return limb })
+	w := &wide{shape: newShape(n, limbs, limbBits, func(limb int) int { return limb * Lanes }), blocks: limbs / blockLen}
 	w.p1 = single.number(new(big.Int).Add(n, big.NewInt(1)))
 	w.one = w.inLanes(single.number(r))
 	w.r2 = w.inLanes(single.number(new(big.Int).Mod(new(big.Int).Mul(r, r), n)))

@@ -39,6 +39,7 @@ func main() {
 		chooseShared()
 		lones()
 		chooseLone()
+		mulWords()
 	case "x25519":
 		x25519()
 	case "p256":

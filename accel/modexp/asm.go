@@ -6,4 +6,4 @@ package modexp
 
 //go:generate go run -C _asm . -kernel modexp -out ../ifma_amd64.s -stubs ../ifma_amd64.go -pkg modexp
 
-const haveIFMA = true
+const haveAssembly = true
