@@ -89,7 +89,7 @@ func TestHMACKernels(t *testing.T) {
 					t.Fatal(err)
 				}
 				m.cost = 0 // in lanes whatever there is
-				for n := 1; n <= 700; n += 1 + n/300 {
+				for n := 1; n <= 400; n += 1 + n/200 {
 					jobs := make([]job, 1+n%groupSize)
 					for k := range jobs {
 						d := fill(r, n+k*k*k%97)

@@ -62,7 +62,7 @@ func TestCBCEveryLengthAndAlignment(t *testing.T) {
 			continue
 		}
 		k := keys(r, s)
-		eachCBC(t, s, k, func(t *testing.T, c Cipher) {
+		each(t, s, k, func(t *testing.T, c Cipher) {
 			seq := uint64(1) << 33
 			for first := range 64 {
 				var batch []guarded
