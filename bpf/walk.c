@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+
+//go:build ignore
+
+/*
+ * Programs to measure steering by. A test run shows a program the same frame
+ * again and again, whose table lines are then always in the CPU's nearest
+ * cache. The walking programs change the SPI before they look, at random over
+ * all that the table has.
+ */
+#include "steer.c"
+
+#define SPI_OFFSET 34
+#define FIRST_SPI 0x10000000
+
+volatile const u32 walk_mask = 0; /* SPIs less one */
+
+static __always_inline int walk(const struct xdp_md *ctx)
+{
+	u32 *spi = at(ctx, SPI_OFFSET, 12);
+	u32 state;
+
+	if (!spi)
+		return 0;
+	/* The state is behind the sequence number. */
+	state = spi[2] * 1664525 + 1013904223;
+	spi[2] = state;
+	spi[0] = be32(FIRST_SPI + ((state >> 8) & walk_mask));
+	return 1;
+}
+
+SEC("xdp")
+int pass_all(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int redirect_all(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&cpus, 0, XDP_PASS);
+}
+
+SEC("xdp")
+int walk_pass(struct xdp_md *ctx)
+{
+	return walk(ctx) ? XDP_PASS : XDP_ABORTED;
+}
+
+SEC("xdp")
+int walk_steer(struct xdp_md *ctx)
+{
+	return walk(ctx) ? handle(ctx) : XDP_ABORTED;
+}

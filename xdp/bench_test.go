@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xdp
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"quicksand/sa"
+)
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package xdp -output-stem walk -no-global-types -cflags "-O2 -g -mcpu=v3 -Wall -Werror -Wno-unused-variable" walk ../bpf/walk.c
+
+const firstSPI = 0x10000000
+
+// benchProgram is a program with n SPIs, and those it is measured beside.
+func benchProgram(b *testing.B, n int, to Target) (*Program, *ebpf.Collection) {
+	b.Helper()
+	needKernel(b)
+	o := Options{MaxSPIs: n}
+	p := open(b, o)
+	if err := o.defaults(); err != nil {
+		b.Fatal(err)
+	}
+	for i := range n {
+		insert(b, p, Key{local4, sa.SPI(firstSPI + i), sa.ESP}, to)
+	}
+	if err := p.SetCPU(0, 64); err != nil {
+		b.Fatal(err)
+	}
+	if err := p.SetNextHop(0, NextHop{Device: 1, Destination: make([]byte, 6), Source: make([]byte, 6)}); err != nil {
+		b.Fatal(err)
+	}
+
+	spec, err := loadWalk()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := o.apply(spec, int(p.objects.Cpus.MaxEntries())); err != nil {
+		b.Fatal(err)
+	}
+	if err := spec.Variables["walk_mask"].Set(uint32(n - 1)); err != nil {
+		b.Fatal(err)
+	}
+	m := &p.objects.SteerMaps
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"spis": m.Spis, "uses": m.Uses, "verdicts": m.Verdicts, "sockets": m.Sockets, "cpus": m.Cpus,
+		"devices": m.Devices, "next_hops": m.NextHops, "sources": m.Sources,
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	return p, c
+}
+
+// perPacket runs a program on a frame b.N times and returns the nanoseconds
+// for each: the least of some runs, as others use the machine too.
+func perPacket(b *testing.B, p *ebpf.Program, frame []byte, repeat int, want uint32) float64 {
+	b.Helper()
+	least := time.Duration(1 << 62)
+	for range 5 {
+		action, took, err := p.Benchmark(bytes.Clone(frame), repeat, nil)
+		if err != nil || action != want {
+			b.Fatalf("got %d, want %d: %v", action, want, err)
+		}
+		least = min(least, took)
+	}
+	return float64(least.Nanoseconds())
+}
+
+// BenchmarkSteer measures what steering adds to a packet: "ns/packet" beside
+// that of an empty program (or one that only redirects) in the same run, with
+// one SPI always, and ("walk") with each packet of another SPI. Tables have
+// 1, 16,384 and 1,048,576 SPIs.
+func BenchmarkSteer(b *testing.B) {
+	const repeat = 1_000_000
+	for _, n := range []int{1, 1 << 14, 1 << 20} {
+		for _, to := range []Target{{Action: Pass}, {Action: Drop}, {Action: ToCPU}, {Action: ToDevice}} {
+			if to.Action != ToCPU && n == 1<<14 {
+				continue
+			}
+			b.Run(fmt.Sprintf("spis=%d/%s", n, to.Action), func(b *testing.B) {
+				p, c := benchProgram(b, n, to)
+				frame := frame4(50, espPacket(firstSPI, 64))
+				want := does([...]Verdict{Pass: Passed, Drop: Dropped, ToCPU: OnCPU, ToDevice: Forwarded}[to.Action])
+				for b.Loop() {
+					empty := perPacket(b, c.Programs["pass_all"], frame, repeat, xdpPass)
+					redirect := perPacket(b, c.Programs["redirect_all"], frame, repeat, xdpRedirect)
+					steer := perPacket(b, p.objects.QuicksandSteer, frame, repeat, want)
+					walkPass := perPacket(b, c.Programs["walk_pass"], frame, repeat, xdpPass)
+					walk := perPacket(b, c.Programs["walk_steer"], frame, repeat, want)
+					b.ReportMetric(empty, "ns/pass")
+					b.ReportMetric(redirect, "ns/redirect")
+					b.ReportMetric(steer, "ns/packet")
+					b.ReportMetric(steer-empty, "ns/added")
+					b.ReportMetric(walk-walkPass, "ns/added-walk")
+				}
+			})
+		}
+	}
+	others := map[string][]byte{
+		"unknown": frame4(50, espPacket(0xdead, 64)), "other": frame4(6, make([]byte, 64)),
+		"ike": frame4(17, udpPacket(500, ikePacket(false))), "esp-in-udp": frame4(17, udpPacket(4500, espPacket(firstSPI, 64))),
+		"fragment": join(ethernet(0x0800), header4(50, 0, 0x2000, espPacket(firstSPI, 64))),
+		"esp6":     frame6(50, espPacket(0xdead, 64)),
+		"esp6-chain": frame6(60, join(extension(60, 0), extension(60, 0), extension(60, 0), extension(60, 0),
+			extension(60, 0), extension(50, 0), espPacket(0xdead, 64))),
+	}
+	for name, frame := range others {
+		b.Run(name, func(b *testing.B) {
+			p, c := benchProgram(b, 1, Target{Action: Pass})
+			for b.Loop() {
+				empty := perPacket(b, c.Programs["pass_all"], frame, repeat, xdpPass)
+				steer := perPacket(b, p.objects.QuicksandSteer, frame, repeat, xdpPass)
+				b.ReportMetric(steer, "ns/packet")
+				b.ReportMetric(steer-empty, "ns/added")
+			}
+		})
+	}
+}
+
+// BenchmarkTable measures changes of the table, full to a million of SPIs but
+// for those that come and go.
+func BenchmarkTable(b *testing.B) {
+	needKernel(b)
+	for _, step := range []string{"insert", "move", "use", "delete", "insert-delete"} {
+		b.Run(step, func(b *testing.B) {
+			p := open(b, Options{MaxSPIs: maxSPIs})
+			key := func(i int) Key { return Key{local4, sa.SPI(firstSPI + i), sa.ESP} }
+			if step != "insert" {
+				for i := range maxSPIs / 2 {
+					insert(b, p, key(i), Target{Action: Pass})
+				}
+			}
+			for i := 0; b.Loop(); i++ {
+				var err error
+				k := key(i & (maxSPIs/2 - 1))
+				switch step {
+				case "insert":
+					if i == maxSPIs {
+						b.Fatal("more SPIs than fit: give a smaller -benchtime")
+					}
+					err = p.Insert(key(i), Target{Action: Pass})
+				case "move":
+					err = p.Move(k, Target{Action: ToCPU, Number: uint16(i & 1)})
+				case "use":
+					_, err = p.Use(k)
+				case "delete":
+					if i == maxSPIs/2 {
+						b.Fatal("more SPIs than there are: give a smaller -benchtime")
+					}
+					_, err = p.Delete(k)
+				case "insert-delete":
+					if _, err = p.Delete(k); err == nil {
+						err = p.Insert(k, Target{Action: Pass})
+					}
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "SPIs/s")
+		})
+	}
+	b.Run("entries", func(b *testing.B) {
+		p := open(b, Options{MaxSPIs: maxSPIs})
+		for i := range maxSPIs {
+			insert(b, p, Key{local4, sa.SPI(firstSPI + i), sa.ESP}, Target{Action: Pass})
+		}
+		for b.Loop() {
+			n := 0
+			if err := p.Entries(func(Entry) bool { n++; return true }); err != nil || n != maxSPIs {
+				b.Fatal(n, err)
+			}
+		}
+	})
+}
+
+// BenchmarkMemory reports what tables of all sizes take, as the kernel says,
+// and how long they take to make.
+func BenchmarkMemory(b *testing.B) {
+	needKernel(b)
+	for _, n := range []int{1 << 10, 1 << 16, maxSPIs} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			for b.Loop() {
+				p, err := Open(Options{MaxSPIs: n})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(memlock(b, p.objects.Spis)/1e6, "MB/table")
+				b.ReportMetric(memlock(b, p.objects.Uses)/1e6, "MB/counters")
+				b.ReportMetric(memlock(b, p.objects.Sources)/1e6, "MB/sources")
+				if err := p.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// memlock is what the kernel accounts for a map, in octets.
+func memlock(b *testing.B, m *ebpf.Map) float64 {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", m.FD()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range bytes.Lines(text) {
+		var n float64
+		if _, err := fmt.Sscanf(string(line), "memlock: %g", &n); err == nil {
+			return n
+		}
+	}
+	b.Fatalf("no memlock in %s", text)
+	return 0
+}
