@@ -5,6 +5,7 @@
 package accel
 
 import (
+	"os"
 	"strings"
 
 	"github.com/klauspost/cpuid/v2"
@@ -15,7 +16,7 @@ type Feature uint8
 
 // The features.
 const (
-	AESNI   Feature = iota // 128-bit AES and carry-less multiplication
+	AESNI   Feature = iota // 128-bit AES and carry-less multiplication, VEX encoded
 	VAES256                // the same on 256-bit registers, VEX encoded
 	VAES512                // the same on 512-bit registers
 	IFMA                   // AVX-512 52-bit integer multiply-add, 512-bit registers
@@ -36,7 +37,7 @@ var needs = [features]struct {
 	name string
 	ids  []cpuid.FeatureID
 }{
-	AESNI:   {"AES-NI", []cpuid.FeatureID{cpuid.SSSE3, cpuid.SSE4, cpuid.AESNI, cpuid.CLMUL}},
+	AESNI:   {"AES-NI", []cpuid.FeatureID{cpuid.SSSE3, cpuid.SSE4, cpuid.AVX, cpuid.AESNI, cpuid.CLMUL}},
 	VAES256: {"VAES-256", []cpuid.FeatureID{cpuid.AESNI, cpuid.CLMUL, cpuid.AVX2, cpuid.VAES, cpuid.VPCLMULQDQ}},
 	VAES512: {"VAES-512", []cpuid.FeatureID{cpuid.AESNI, cpuid.CLMUL, cpuid.AVX2, cpuid.VAES, cpuid.VPCLMULQDQ,
 		cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512VL, cpuid.AVX512DQ}},
@@ -70,12 +71,37 @@ type CPU struct {
 	narrowed bool
 }
 
-// Detect asks the processor. The answer does not change while the process
-// runs.
+// Variable is the environment variable that makes less of the processor, for
+// tests and comparisons: "generic" is the portable code, for AES as for
+// everything else; "aesni", "vaes256" and "vaes512" are the best level of AES
+// to be used where the processor has it, and that one also where it prefers
+// another. Any other value counts for nothing.
+const Variable = "QUICKSAND_CPU"
+
+// Detect asks the processor, and Variable what of it is to be used. The answer
+// does not change while the process runs.
 func Detect() CPU {
 	c := detect(func(id cpuid.FeatureID) bool { return cpuid.CPU.Supports(id) })
 	c.Name = cpuid.CPU.BrandName
 	c.narrowed = cpuid.CPU.VendorID == cpuid.Intel && cpuid.CPU.Family == 6 && lowersClock[cpuid.CPU.Model]
+	return c.limit(os.Getenv(Variable))
+}
+
+// limit takes away what Variable's value leaves out.
+func (c CPU) limit(name string) CPU {
+	best, ok := map[string]Level{
+		"generic": LevelGeneric, "aesni": LevelAESNI, "vaes256": LevelVAES256, "vaes512": LevelVAES512,
+	}[name]
+	if !ok {
+		return c
+	}
+	for f := range features {
+		aes := f == AESNI || f == VAES256 || f == VAES512
+		if c.has[f].OK && (best == LevelGeneric || aes && Level(f-AESNI)+LevelAESNI > best) {
+			c.has[f] = Support{Feature: f, Reason: Variable + " is " + name}
+		}
+	}
+	c.narrowed = c.narrowed && best != LevelVAES512
 	return c
 }
 

@@ -68,6 +68,41 @@ func TestLevels(t *testing.T) {
 	}
 }
 
+func TestVariable(t *testing.T) {
+	narrowed := without()
+	narrowed.narrowed = true
+	for _, c := range []struct {
+		value string
+		cpu   CPU
+		want  []Level
+	}{
+		{"", without(), []Level{LevelVAES512, LevelVAES256, LevelAESNI, LevelGeneric}},
+		{"fast", without(), []Level{LevelVAES512, LevelVAES256, LevelAESNI, LevelGeneric}},
+		{"vaes512", without(), []Level{LevelVAES512, LevelVAES256, LevelAESNI, LevelGeneric}},
+		{"vaes512", narrowed, []Level{LevelVAES512, LevelVAES256, LevelAESNI, LevelGeneric}},
+		{"vaes512", without(cpuid.VAES), []Level{LevelAESNI, LevelGeneric}},
+		{"vaes256", without(), []Level{LevelVAES256, LevelAESNI, LevelGeneric}},
+		{"aesni", without(), []Level{LevelAESNI, LevelGeneric}},
+		{"generic", without(), []Level{LevelGeneric}},
+	} {
+		cpu := c.cpu.limit(c.value)
+		if got := cpu.Levels(); !slices.Equal(got, c.want) {
+			t.Errorf("%q: levels %v, want %v", c.value, got, c.want)
+		}
+		if cpu.Has(IFMA) == (c.value == "generic") {
+			t.Errorf("%q: IFMA is %v", c.value, cpu.Has(IFMA))
+		}
+	}
+	r := without().limit("aesni").Support()[VAES256].Reason
+	if !strings.Contains(r, Variable) || !strings.Contains(r, "aesni") {
+		t.Errorf("the reason %q leaves out the variable", r)
+	}
+	t.Setenv(Variable, "generic")
+	if got := Detect().Levels(); !slices.Equal(got, []Level{LevelGeneric}) {
+		t.Errorf("levels %v where the environment says generic", got)
+	}
+}
+
 // The kernel lists a flag in /proc/cpuinfo only where it also saves the
 // registers that go with it, so it is a second opinion on our answers.
 func TestDetectAgreesWithKernel(t *testing.T) {
@@ -85,7 +120,7 @@ func TestDetectAgreesWithKernel(t *testing.T) {
 		}
 	}
 	want := map[Feature][]string{
-		AESNI:   {"ssse3", "sse4_1", "aes", "pclmulqdq"},
+		AESNI:   {"ssse3", "sse4_1", "avx", "aes", "pclmulqdq"},
 		VAES256: {"avx2", "vaes", "vpclmulqdq"},
 		VAES512: {"vaes", "vpclmulqdq", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
 		IFMA:    {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512ifma"},
@@ -94,6 +129,7 @@ func TestDetectAgreesWithKernel(t *testing.T) {
 		AVX2:    {"avx2"},
 		AVX512:  {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
 	}
+	t.Setenv(Variable, "")
 	cpu := Detect()
 	for f, names := range want {
 		kernel := true

@@ -17,12 +17,27 @@ import (
 //go:generate go run -C _asm ./gcm -dir ..
 
 func init() {
-	cpu := accel.Detect()
-	implementations = append([]implementation{
-		{"VAES-512", cpu.Has(accel.VAES512), supportsGCM, newGCMKernels(gcmSealVAES512, gcmOpenVAES512)},
-		{"VAES-256", cpu.Has(accel.VAES256), supportsGCM, newGCMKernels(gcmSealVAES256, gcmOpenVAES256)},
-		{"AES-NI", cpu.Has(accel.AESNI), supportsGCM, newGCMKernels(gcmSealAESNI, gcmOpenAESNI)},
-	}, implementations...)
+	var all []implementation
+	for _, l := range accel.Detect().Levels() {
+		if k, ok := gcmLevels[l]; ok {
+			all = append(all, implementation{l.String(), true, supportsGCM, newGCMKernels(k)})
+		}
+	}
+	implementations = append(all, implementations...)
+}
+
+// gcmKernels are one level's functions. Seal and open take n packets, of which
+// they set OK; open keeps the key stream of packets that it has not verified
+// yet in room bytes at side, or on the stack where side is nil.
+type gcmKernels struct {
+	seal func(k *gcmKey, pkts *Packet, n int)
+	open func(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+}
+
+var gcmLevels = map[accel.Level]gcmKernels{
+	accel.LevelVAES512: {gcmSealVAES512, gcmOpenVAES512},
+	accel.LevelVAES256: {gcmSealVAES256, gcmOpenVAES256},
+	accel.LevelAESNI:   {gcmSealAESNI, gcmOpenAESNI},
 }
 
 func supportsGCM(s sa.Suite) bool { return s.Encryption.AEAD() }
@@ -53,6 +68,24 @@ type gcmKey struct {
 	powers [gcmPowersLen + 3][16]byte
 }
 
+// The offsets that the kernels' generator counts on: an index that is not 0
+// does not compile.
+var (
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.icv)-8]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.base)-16]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.aadShuffle)-32]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.lengths)-48]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.tagShuffle)-64]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.tagMask)-80]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.counters)-96]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.roundKeys)-112]
+	_ = [1]int{}[unsafe.Offsetof(gcmKey{}.powers)-352]
+	_ = [1]int{}[unsafe.Offsetof(Packet{}.Data)-0]
+	_ = [1]int{}[unsafe.Offsetof(Packet{}.Seq)-24]
+	_ = [1]int{}[unsafe.Offsetof(Packet{}.OK)-32]
+	_ = [1]int{}[unsafe.Sizeof(Packet{})-40]
+)
+
 // gcmCounters are the counters from 2, which a payload begins with, as they
 // are added to the nonce's block: the lowest byte only.
 var gcmCounters = func() *[256][16]byte {
@@ -65,15 +98,14 @@ var gcmCounters = func() *[256][16]byte {
 
 // gcmVector is AES-GCM by one of the kernels.
 type gcmVector struct {
+	gcmKernels
 	key  gcmKey
-	seal func(k *gcmKey, pkts *Packet, n int)
-	open func(k *gcmKey, pkts *Packet, n int, side *byte, room int)
 	side scratch
 }
 
-func newGCMKernels(seal func(*gcmKey, *Packet, int), open func(*gcmKey, *Packet, int, *byte, int)) func(s sa.Suite, k *sa.SA) (Cipher, error) {
+func newGCMKernels(kernels gcmKernels) func(s sa.Suite, k *sa.SA) (Cipher, error) {
 	return func(s sa.Suite, k *sa.SA) (Cipher, error) {
-		g := &gcmVector{seal: seal, open: open}
+		g := &gcmVector{gcmKernels: kernels}
 		n := int(s.KeyBits) / 8
 		if err := g.key.init(k.EncryptionKey[:n], k.EncryptionKey[n:], s.Encryption.TagLen(), s.ESN); err != nil {
 			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
