@@ -244,6 +244,16 @@ func (s *ikeSA) deletedByPeer() {
 			heir = o
 		}
 	}
+	if heir == nil && len(s.children) > 0 {
+		for _, o := range s.others() {
+			if o.renewedBy == s {
+				heir = o
+			}
+		}
+		if heir != nil {
+			heir.comeBack()
+		}
+	}
 	if heir != nil {
 		for _, c := range s.children {
 			c.adopt(heir)
