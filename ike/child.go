@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"quicksand/ike/isakmp"
 	"quicksand/sa"
 )
 
@@ -52,6 +51,7 @@ type child struct {
 
 	rekeyAt, expireAt, doom *timer
 	settle                  *timer // until when the pair is not sent over yet
+	keepalive               *timer // of an orphan
 	rekeying                *exchange
 	life                    sa.Lifetime
 }
@@ -73,6 +73,7 @@ const (
 
 // adopt puts the child under an IKE SA.
 func (c *child) adopt(s *ikeSA) {
+	c.e.stop(c.keepalive)
 	c.s = s
 	s.children = append(s.children, c)
 }
@@ -375,7 +376,7 @@ func (c *child) remove(notify bool) {
 		return
 	}
 	e, s := c.e, c.s
-	for _, t := range []*timer{c.rekeyAt, c.expireAt, c.doom, c.settle} {
+	for _, t := range []*timer{c.rekeyAt, c.expireAt, c.doom, c.settle, c.keepalive} {
 		e.stop(t)
 	}
 	if notify && s != nil {
@@ -416,57 +417,6 @@ func (c *child) discard() {
 	delete(c.e.children, c.pair.ID)
 	c.e.dropReqid(c)
 	c.e.emit(Remove{c.pair})
-}
-
-// orphan lets the child live on without an IKE SA.
-func (c *child) orphan() {
-	c.s = nil
-	c.rekeying = nil
-	if c.state == ChildRekeying {
-		c.state = ChildInstalled
-		c.retryRekey()
-	}
-	c.e.orphans = append(c.e.orphans, c)
-}
-
-// adoptOrphans takes the children of an earlier IKE SA with the same ends.
-func (s *ikeSA) adoptOrphans() {
-	var left []*child
-	for _, c := range s.e.orphans {
-		if c.conn == s.conn.Name && c.localID == s.localID && c.remoteID == s.remoteID {
-			c.adopt(s)
-		} else {
-			left = append(left, c)
-		}
-	}
-	s.e.orphans = left
-}
-
-// idle ends an IKE SA that protects the identities of one Quick Mode only (RFC
-// 2409 section 8), a little later so that the last message can be repeated.
-func (s *ikeSA) idle() {
-	if !s.conn.IdentityPFS || !s.initiator || s.state != IKEEstablished {
-		return
-	}
-	s.e.stop(s.doom)
-	s.doom = s.e.after(idleTime, func() {
-		s.doom = nil
-		if len(s.quick) > 0 || len(s.children) == 0 {
-			return
-		}
-		s.e.log(s, 0, slog.LevelInfo, "Quick Mode is done; deleting the IKE SA (identity_pfs)")
-		s.disown()
-		s.sendDelete(isakmp.ProtoISAKMP)
-		s.remove(errTerminated)
-	})
-}
-
-// disown makes the IKE SA's children orphans.
-func (s *ikeSA) disown() {
-	for _, c := range s.children {
-		c.orphan()
-	}
-	s.children = nil
 }
 
 func (c *child) info() ChildInfo {

@@ -192,8 +192,12 @@ func (e *Engine) Event(now time.Time, ev sa.Event) []Action {
 	case ev.Kind == sa.FirstUse:
 		c.firstUse()
 	case ev.Kind == sa.Remapped:
-		if s := c.s; s != nil && s.natt && s.natRemote && ev.Remote.IsValid() && ev.Remote != s.remote {
+		switch s := c.s; {
+		case !ev.Remote.IsValid() || ev.Remote == c.pair.Remote:
+		case s != nil && s.natt && s.natRemote:
 			s.moveTo(s.local, ev.Remote, true)
+		case s == nil && c.pair.Encap:
+			c.moveTo(c.pair.Local, ev.Remote)
 		}
 	case ev.Kind == sa.Lost:
 		e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} was lost", c.cfg.Name, c.pair.ID))

@@ -57,6 +57,12 @@ func converge(t *testing.T, seed uint64) {
 	s.net = simNet{loss: s.rand.Float64() * 0.4, duplicate: s.rand.Float64() * 0.3,
 		delay: time.Duration(1+s.rand.IntN(4000)) * time.Millisecond}
 	ends := []*node{a, b}
+	if a.e.config.Connections[0].DPDDelay > 0 && s.rand.IntN(3) == 0 {
+		nat := a.behindNAT("198.51.100.1")
+		for range s.rand.IntN(4) {
+			s.at(time.Duration(s.rand.IntN(300))*time.Second, nat.forget)
+		}
+	}
 	for range 3 + s.rand.IntN(8) {
 		i := s.rand.IntN(2)
 		n, o := ends[i], ends[1-i]

@@ -91,6 +91,7 @@ type Engine struct {
 	lastToken, lastCommand uint64
 	lastIKE, lastChild     uint32
 	lastReqid              uint32
+	halfOpens              int // of all addresses
 	counters               map[string]uint64
 
 	commitBit bool // as responder, ask for CONNECTED; no peer of today needs it
@@ -234,11 +235,7 @@ func (e *Engine) Counters() map[string]uint64 {
 	c := maps.Clone(e.counters)
 	c["ike.sas"] = uint64(len(e.byID))
 	c["ike.children"] = uint64(len(e.children))
-	half := 0
-	for _, n := range e.halfOpen {
-		half += n
-	}
-	c["ike.half-open"] = uint64(half)
+	c["ike.half-open"] = uint64(e.halfOpens)
 	return c
 }
 

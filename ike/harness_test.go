@@ -51,7 +51,7 @@ func (n *node) mustBeEmpty() {
 	for what, got := range map[string]int{
 		"IKE SAs by cookies": len(e.sas), "IKE SAs by id": len(e.byID), "IKE SAs by address": len(e.byAddr), "IKE SAs by identities": len(e.byEnds),
 		"first messages":   len(e.firsts),
-		"half-open counts": len(e.halfOpen), "answers waited for": len(e.waiting), "children": len(e.children),
+		"half-open counts": len(e.halfOpen) + e.halfOpens, "answers waited for": len(e.waiting), "children": len(e.children),
 		"orphans": len(e.orphans), "reqids": len(e.reqids), "timers": len(e.timers),
 		"pairs": len(n.pairs), "reserved SPIs": len(n.reserved), "private keys": len(n.keys),
 	} {

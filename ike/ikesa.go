@@ -281,6 +281,7 @@ func (s *ikeSA) settle() {
 	if s.main != nil && s.main.m != nil && s.main.m.halfOpen.IsValid() {
 		a := s.main.m.halfOpen
 		s.main.m.halfOpen = netip.Addr{}
+		s.e.halfOpens--
 		if s.e.halfOpen[a]--; s.e.halfOpen[a] <= 0 {
 			delete(s.e.halfOpen, a)
 		}

@@ -345,3 +345,21 @@ func TestReload(t *testing.T) {
 		t.Error("a connection that is gone can be initiated")
 	}
 }
+
+// TestTerminateWhileRekeying takes a child down at every moment of its
+// renegotiation by either end: it must not come back.
+func TestTerminateWhileRekeying(t *testing.T) {
+	for _, who := range []int{0, 1} {
+		for at := 0; at < 200; at += 4 {
+			s, a, b := up(t, nil)
+			n := []*node{a, b}[who]
+			a.do(second(a.e.Rekey(s.now, Select{Child: "net"})))
+			s.run(time.Duration(at) * time.Millisecond)
+			n.do(second(n.e.Terminate(s.now, Select{Child: "net"})))
+			s.run(400 * time.Second)
+			if len(a.pairs)+len(b.pairs) != 0 {
+				t.Fatalf("terminated by %s after %d ms, it is back: %d and %d pairs", n.name, at, len(a.pairs), len(b.pairs))
+			}
+		}
+	}
+}

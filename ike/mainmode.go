@@ -149,12 +149,8 @@ func matchAddr(list []AddrMatch, a netip.Addr) bool {
 // respondMain takes the first message of a peer's Main Mode in.
 func (e *Engine) respondMain(m *message) {
 	remote := m.Remote.Addr()
-	total := 0
-	for _, n := range e.halfOpen {
-		total += n
-	}
-	if e.halfOpen[remote] >= e.opt.HalfOpenPerAddr || total >= e.opt.HalfOpenTotal {
-		e.reject(nil, m, drop("ike.rx.half-open-limit", "%d half-open IKE SAs of this address, %d in total", e.halfOpen[remote], total))
+	if e.halfOpen[remote] >= e.opt.HalfOpenPerAddr || e.halfOpens >= e.opt.HalfOpenTotal {
+		e.reject(nil, m, drop("ike.rx.half-open-limit", "%d half-open IKE SAs of this address, %d in total", e.halfOpen[remote], e.halfOpens))
 		return
 	}
 	x := &exchange{e: e, kind: isakmp.MainMode, script: mainResponder, m: &mainMode{}}
@@ -214,6 +210,7 @@ func (e *Engine) acceptMain(m *message, x *exchange) (*ikeSA, error) {
 		s.first = firstKey{m.h.Initiator, m.Remote}
 		x.m.halfOpen = m.Remote.Addr()
 		e.halfOpen[x.m.halfOpen]++
+		e.halfOpens++
 		e.firsts[s.first] = s
 		e.sas[s.cookies] = s
 		return s, nil

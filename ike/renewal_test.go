@@ -3,9 +3,12 @@
 package ike
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"quicksand/sa"
 )
 
 // TestIKERenewal has either end renew, or both at once; the children pass to
@@ -144,6 +147,38 @@ func TestIdentityPFS(t *testing.T) {
 	if n := len(a.e.SAs()); n != 1 || a.e.SAs()[0].ID != 0 {
 		t.Errorf("%d IKE SAs are shown", n)
 	}
+}
+
+// TestIdentityPFSKeepalive keeps the mapping of a NAT alive for a child whose
+// IKE SA is gone.
+func TestIdentityPFSKeepalive(t *testing.T) {
+	s := newSim(t, 1)
+	a, b := s.pair(func(a, b *Config) { a.Connections[0].IdentityPFS, b.Connections[0].IdentityPFS = true, true })
+	a.behindNAT(outside)
+	s.bringUp(a, b)
+	s.run(30 * time.Second)
+	if len(a.e.byID) != 0 {
+		t.Fatal("the IKE SA stands")
+	}
+	a.mark()
+	b.mark()
+	s.run(100 * time.Second)
+	if n, m := len(did[Keepalive](a)), len(did[Keepalive](b)); n != 5 || m != 0 {
+		t.Errorf("%d and %d keepalives in 100 seconds", n, m)
+	}
+	moved := netip.AddrPortFrom(netip.MustParseAddr(outside), 51515)
+	b.do(b.e.Event(s.now, sa.Event{Kind: sa.Remapped, Pair: b.pair().ID, Remote: moved}))
+	if b.pair().Remote != moved {
+		t.Error("the child does not follow the NAT")
+	}
+	a.initiate(b, "")
+	s.run(2 * time.Second)
+	if a.child().s == nil || a.child().keepalive.index >= 0 {
+		t.Error("the child is not adopted")
+	}
+	a.do(second(a.e.Terminate(s.now, Select{Conn: "peer"})))
+	s.run(linger)
+	a.mustBeEmpty()
 }
 
 // TestSimultaneousIKERenewal has both ends renew within a moment of each other:
