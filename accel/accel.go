@@ -75,7 +75,8 @@ type CPU struct {
 // tests and comparisons: "generic" is the portable code, for AES as for
 // everything else; "aesni", "vaes256" and "vaes512" are the best level of AES
 // to be used where the processor has it, and that one also where it prefers
-// another. Any other value counts for nothing.
+// another. Any other value counts for nothing. It is read before tests begin,
+// so that go test needs -count=1 to take note of a change.
 const Variable = "QUICKSAND_CPU"
 
 // Detect asks the processor, and Variable what of it is to be used. The answer
