@@ -17,6 +17,9 @@ import (
 // maxSPIs is set by the bits that a table's value has for its slot.
 const maxSPIs = 1 << 20
 
+// rodata holds the program's constants, which belong to one load of it.
+const rodata = ".rodata"
+
 // Options shape a program. The zero value is usable.
 type Options struct {
 	MaxSPIs         int           // room in the table, up to 1<<20; 0 is 65536
@@ -91,7 +94,7 @@ func Open(options Options) (*Program, error) {
 		}
 		load.Maps.PinPath = options.PinPath
 		for _, m := range spec.Maps {
-			if m.Name != ".rodata" {
+			if m.Name != rodata {
 				m.Pinning = ebpf.PinByName
 			}
 		}
@@ -196,7 +199,9 @@ func Unpin(path string) error {
 		remove(filepath.Base(link))
 	}
 	for name := range spec.Maps {
-		remove(name)
+		if name != rodata {
+			remove(name)
+		}
 	}
 	remove(".")
 	return errors.Join(errs...)

@@ -29,7 +29,8 @@ func (p *Program) RemoveCPU(cpu uint32) error {
 	return nil
 }
 
-// NextHop is where frames go that leave by another device. VLAN tags stay.
+// NextHop is where frames go that leave by another device, one of the calling
+// thread's network namespace. VLAN tags stay.
 type NextHop struct {
 	Device      int              // interface index
 	Destination net.HardwareAddr // six octets each
