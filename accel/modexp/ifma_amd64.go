@@ -95,9 +95,20 @@ func mulLone20(out *uint64, a *uint64, b *uint64, p1 *uint64)
 //go:noescape
 func chooseLone(out *uint64, table *uint64, digit uint64, entries int, width int)
 
-// mulWords sets out to a*b / 2^(512*rows) modulo p, for numbers of rows*8 words.
-// It is below 2^(512*rows), as the factors are, and not reduced further. p1 is p+1;
-// t is room for twice a number. out may be a or b.
+// mulWords sets t, of twice their length, to a*b, for numbers of rows*8 words.
 //
 //go:noescape
-func mulWords(out *uint64, a *uint64, b *uint64, p *uint64, p1 *uint64, t *uint64, rows int)
+func mulWords(t *uint64, a *uint64, b *uint64, rows int)
+
+// sqrWords sets t, of twice its length, to a*a, for a number of rows*8 words.
+// squares is room of the same length as t.
+//
+//go:noescape
+func sqrWords(t *uint64, squares *uint64, a *uint64, rows int)
+
+// reduceWords sets out, of rows*8 words, to t / 2^(512*rows) modulo p, where t has
+// twice that length and is used up. out is below 2^(512*rows) where t is a product
+// of factors that are, and not reduced further. p1 is p+1.
+//
+//go:noescape
+func reduceWords(out *uint64, t *uint64, p *uint64, p1 *uint64, rows int)

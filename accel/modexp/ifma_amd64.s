@@ -8183,18 +8183,18 @@ entry:
 	VZEROUPPER
 	RET
 
-// func mulWords(out *uint64, a *uint64, b *uint64, p *uint64, p1 *uint64, t *uint64, rows int)
+// func mulWords(t *uint64, a *uint64, b *uint64, rows int)
 // Requires: ADX, BMI2
-TEXT ·mulWords(SB), NOSPLIT, $8-56
+TEXT ·mulWords(SB), NOSPLIT, $0-32
+	MOVQ t+0(FP), BX
 	MOVQ a+8(FP), SI
 	MOVQ b+16(FP), R15
-	MOVQ t+40(FP), BX
-	MOVQ rows+48(FP), R14
+	MOVQ rows+24(FP), R14
+	XORQ DI, DI
 	MOVQ BX, R9
 	MOVQ R14, CX
-	XORQ DI, DI
 
-zero:
+clearA:
 	MOVQ DI, (R9)
 	MOVQ DI, 8(R9)
 	MOVQ DI, 16(R9)
@@ -8205,20 +8205,19 @@ zero:
 	MOVQ DI, 56(R9)
 	ADDQ $0x40, R9
 	DECQ CX
-	JNZ  zero
+	JNZ  clearA
 	MOVQ R14, R13
 	SHLQ $0x03, R13
-	MOVQ BX, BP
 
 word:
 	MOVQ (R15), DX
 	ADDQ $0x08, R15
 	MOVQ SI, R8
-	MOVQ BP, R9
+	MOVQ BX, R9
 	MOVQ R14, CX
 	XORQ R10, R10
 
-product:
+rowA:
 	XORQ  AX, AX
 	MULXQ (R8), AX, R11
 	ADCXQ R10, AX
@@ -8257,15 +8256,228 @@ product:
 	ADDQ  $0x40, R8
 	ADDQ  $0x40, R9
 	DECQ  CX
-	JNZ   product
+	JNZ   rowA
 	MOVQ  R10, (R9)
-	ADDQ  $0x08, BP
+	ADDQ  $0x08, BX
 	DECQ  R13
 	JNZ   word
-	MOVQ  p1+32(FP), SI
-	MOVQ  R14, R13
-	SHLQ  $0x03, R13
-	XORQ  R12, R12
+	RET
+
+// func sqrWords(t *uint64, squares *uint64, a *uint64, rows int)
+// Requires: ADX, BMI2
+TEXT ·sqrWords(SB), NOSPLIT, $0-32
+	MOVQ a+16(FP), SI
+	MOVQ t+0(FP), BX
+	MOVQ rows+24(FP), R14
+	MOVQ squares+8(FP), R15
+	XORQ DI, DI
+	MOVQ BX, R9
+	LEAQ (R14)(R14*1), CX
+
+clearB:
+	MOVQ DI, (R9)
+	MOVQ DI, 8(R9)
+	MOVQ DI, 16(R9)
+	MOVQ DI, 24(R9)
+	MOVQ DI, 32(R9)
+	MOVQ DI, 40(R9)
+	MOVQ DI, 48(R9)
+	MOVQ DI, 56(R9)
+	ADDQ $0x40, R9
+	DECQ CX
+	JNZ  clearB
+	MOVQ R14, R13
+
+rows:
+	MOVQ R15, R9
+	MOVQ $0x00000001, CX
+
+clearC:
+	MOVQ DI, (R9)
+	MOVQ DI, 8(R9)
+	MOVQ DI, 16(R9)
+	MOVQ DI, 24(R9)
+	MOVQ DI, 32(R9)
+	MOVQ DI, 40(R9)
+	MOVQ DI, 48(R9)
+	MOVQ DI, 56(R9)
+	ADDQ $0x40, R9
+	DECQ CX
+	JNZ  clearC
+	MOVQ $0x00000008, R12
+
+word:
+	MOVQ (SI), DX
+	LEAQ -64(SI)(R12*8), R8
+	MOVQ R15, R9
+	MOVQ $0x00000001, CX
+	XORQ R10, R10
+
+rowB:
+	XORQ  AX, AX
+	MULXQ (R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ (R9), AX
+	MOVQ  AX, (R9)
+	MULXQ 8(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 8(R9), AX
+	MOVQ  AX, 8(R9)
+	MULXQ 16(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 16(R9), AX
+	MOVQ  AX, 16(R9)
+	MULXQ 24(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 24(R9), AX
+	MOVQ  AX, 24(R9)
+	MULXQ 32(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 32(R9), AX
+	MOVQ  AX, 32(R9)
+	MULXQ 40(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 40(R9), AX
+	MOVQ  AX, 40(R9)
+	MULXQ 48(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 48(R9), AX
+	MOVQ  AX, 48(R9)
+	MULXQ 56(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 56(R9), AX
+	MOVQ  AX, 56(R9)
+	ADCXQ DI, R10
+	ADOXQ DI, R10
+	ADDQ  $0x40, R8
+	ADDQ  $0x40, R9
+	DECQ  CX
+	JNZ   rowB
+	MOVQ  R10, (R9)
+	LEAQ  64(BX), R9
+	LEAQ  -1(R13), CX
+	TESTQ CX, CX
+	JZ    last
+	XORQ  R10, R10
+
+rowC:
+	XORQ  AX, AX
+	MULXQ (R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ (R9), AX
+	MOVQ  AX, (R9)
+	MULXQ 8(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 8(R9), AX
+	MOVQ  AX, 8(R9)
+	MULXQ 16(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 16(R9), AX
+	MOVQ  AX, 16(R9)
+	MULXQ 24(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 24(R9), AX
+	MOVQ  AX, 24(R9)
+	MULXQ 32(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 32(R9), AX
+	MOVQ  AX, 32(R9)
+	MULXQ 40(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 40(R9), AX
+	MOVQ  AX, 40(R9)
+	MULXQ 48(R8), AX, R11
+	ADCXQ R10, AX
+	ADOXQ 48(R9), AX
+	MOVQ  AX, 48(R9)
+	MULXQ 56(R8), AX, R10
+	ADCXQ R11, AX
+	ADOXQ 56(R9), AX
+	MOVQ  AX, 56(R9)
+	ADCXQ DI, R10
+	ADOXQ DI, R10
+	ADDQ  $0x40, R8
+	ADDQ  $0x40, R9
+	DECQ  CX
+	JNZ   rowC
+	MOVQ  R10, (R9)
+
+last:
+	ADDQ $0x08, SI
+	ADDQ $0x08, BX
+	ADDQ $0x08, R15
+	DECQ R12
+	JNZ  word
+	ADDQ $0x40, BX
+	ADDQ $0x40, R15
+	DECQ R13
+	JNZ  rows
+	MOVQ t+0(FP), BX
+	MOVQ squares+8(FP), R15
+	LEAQ (R14)(R14*1), CX
+	MOVQ $0x0000003f, R13
+	XORQ R12, R12
+	XORQ R10, R10
+
+double:
+	ADDQ  R10, R10
+	MOVQ  (BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  (R15), DX
+	MOVQ  DX, (BX)
+	MOVQ  8(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  8(R15), DX
+	MOVQ  DX, 8(BX)
+	MOVQ  16(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  16(R15), DX
+	MOVQ  DX, 16(BX)
+	MOVQ  24(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  24(R15), DX
+	MOVQ  DX, 24(BX)
+	MOVQ  32(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  32(R15), DX
+	MOVQ  DX, 32(BX)
+	MOVQ  40(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  40(R15), DX
+	MOVQ  DX, 40(BX)
+	MOVQ  48(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  48(R15), DX
+	MOVQ  DX, 48(BX)
+	MOVQ  56(BX), AX
+	LEAQ  (R12)(AX*2), DX
+	SHRXQ R13, AX, R12
+	ADCQ  56(R15), DX
+	MOVQ  DX, 56(BX)
+	SBBQ  R10, R10
+	ADDQ  $0x40, BX
+	ADDQ  $0x40, R15
+	DECQ  CX
+	JNZ   double
+	RET
+
+// func reduceWords(out *uint64, t *uint64, p *uint64, p1 *uint64, rows int)
+// Requires: ADX, BMI2
+TEXT ·reduceWords(SB), NOSPLIT, $8-40
+	MOVQ t+8(FP), BX
+	MOVQ p1+24(FP), SI
+	MOVQ rows+32(FP), R14
+	XORQ DI, DI
+	MOVQ R14, R13
+	SHLQ $0x03, R13
+	XORQ R12, R12
 
 digit:
 	MOVQ (BX), DX
@@ -8274,7 +8486,7 @@ digit:
 	MOVQ R14, CX
 	XORQ R10, R10
 
-multiple:
+rowD:
 	XORQ  AX, AX
 	MULXQ (R8), AX, R11
 	ADCXQ R10, AX
@@ -8313,7 +8525,7 @@ multiple:
 	ADDQ  $0x40, R8
 	ADDQ  $0x40, R9
 	DECQ  CX
-	JNZ   multiple
+	JNZ   rowD
 	ADDQ  R12, R10
 	MOVQ  DI, R12
 	ADCQ  $0x00, R12
@@ -8323,7 +8535,7 @@ multiple:
 	DECQ  R13
 	JNZ   digit
 	MOVQ  out+0(FP), DI
-	MOVQ  p+24(FP), SI
+	MOVQ  p+16(FP), SI
 	NEGQ  R12
 	MOVQ  R14, CX
 	XORQ  R10, R10

@@ -41,6 +41,7 @@ func newLone(n *big.Int, size, length int) *lone {
 	k.prepare(n, length)
 	p1 := k.number(new(big.Int).Add(n, big.NewInt(1)))
 	k.mul = func(out, a, b, _ []uint64) { kernel.mul(&out[0], &a[0], &b[0], &p1[0]) }
+	k.sqr = func(out, a, _ []uint64) { kernel.mul(&out[0], &a[0], &a[0], &p1[0]) }
 	k.pick = func(out, table []uint64, digit uint64) {
 		chooseLone(&out[0], &table[0], digit, len(table)/len(out), width)
 	}

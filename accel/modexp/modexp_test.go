@@ -138,3 +138,62 @@ func BenchmarkPower(b *testing.B) {
 		}
 	}
 }
+
+// The levels must agree on whatever comes, alone and in every lane.
+func FuzzPower(f *testing.F) {
+	const size = 128
+	p := testModuli()[8*size]
+	moduli := map[Level]*Modulus{}
+	for _, level := range Levels() {
+		m, err := New(p.Bytes(), 25, level)
+		if err != nil {
+			f.Fatal(err)
+		}
+		moduli[level] = m
+	}
+	for i, base := range edges(p) {
+		f.Add(base.FillBytes(make([]byte, size)), bytes.Repeat([]byte{byte(i)}, i%30))
+	}
+	f.Fuzz(func(t *testing.T, base, exponent []byte) {
+		if len(base) != size || new(big.Int).SetBytes(base).Cmp(p) >= 0 || len(exponent) > 40 {
+			return
+		}
+		power := new(big.Int).Exp(new(big.Int).SetBytes(base), new(big.Int).SetBytes(exponent), p).FillBytes(make([]byte, size))
+		two := new(big.Int).Exp(big.NewInt(2), new(big.Int).SetBytes(exponent), p).FillBytes(make([]byte, size))
+		for level, m := range moduli {
+			for _, n := range []int{1, Lanes} {
+				outs, bases, exponents := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+				for i := range outs {
+					outs[i], bases[i], exponents[i] = make([]byte, size), base, exponent
+				}
+				m.Power(outs, bases, exponents)
+				for i, got := range outs {
+					if !bytes.Equal(got, power) {
+						t.Errorf("%s, %d of %d: %x ^ %x is %x, want %x", level, i, n, base, exponent, got, power)
+					}
+				}
+				m.PowerOfTwo(outs, exponents)
+				for i, got := range outs {
+					if !bytes.Equal(got, two) {
+						t.Errorf("%s, %d of %d: 2 ^ %x is %x, want %x", level, i, n, exponent, got, two)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	ones := bytes.Repeat([]byte{0xff}, 128)
+	low, high := bytes.Clone(ones), bytes.Clone(ones)
+	low[120], high[7] = 0xfe, 0xfe
+	for name, p := range map[string][]byte{
+		"empty": nil, "short": ones[:56], "odd length": ones[:120], "long": bytes.Repeat([]byte{0xff}, 1088), "low end": low, "high end": high,
+	} {
+		for _, level := range Levels() {
+			if m, err := New(p, 25, level); err == nil || m != nil {
+				t.Errorf("%s at level %s: %v, want an error", name, level, err)
+			}
+		}
+	}
+}

@@ -99,6 +99,13 @@ func (s *shape) store(b []byte, limbs []uint64, lane int) {
 	clear(less[:])
 }
 
+// two returns the base 2 as a number of the modulus's length.
+func (s *shape) two() []byte {
+	b := make([]byte, s.size)
+	b[s.size-1] = 2
+	return b
+}
+
 // nibble returns four bits of a big-endian number, the i-th from below.
 func nibble(x []byte, i int) uint64 {
 	if i/2 >= len(x) {

@@ -15,6 +15,7 @@ import (
 type single struct {
 	shape
 	mul   func(out, a, b, room []uint64) // out is a*b/R
+	sqr   func(out, a, room []uint64)
 	pick  func(out, table []uint64, digit uint64)
 	room  int      // words that mul needs
 	one   []uint64 // R mod p
@@ -51,8 +52,9 @@ func (k *single) power(out, base, x []byte) {
 	k.load(acc, 0, base)
 	copy(entry(0), k.one)
 	k.mul(entry(1), acc, k.r2, room)
-	for i := 2; i < 1<<window; i++ {
-		k.mul(entry(i), entry(i-1), entry(1), room)
+	for i := 2; i < 1<<window; i += 2 {
+		k.sqr(entry(i), entry(i/2), room)
+		k.mul(entry(i+1), entry(i), entry(1), room)
 	}
 	copy(acc, k.one)
 	for i := 2*len(x) - 1; i >= 0; i-- {
@@ -61,7 +63,7 @@ func (k *single) power(out, base, x []byte) {
 			continue
 		}
 		for range window {
-			k.mul(acc, acc, acc, room)
+			k.sqr(acc, acc, room)
 		}
 		k.pick(factor, table, nibble(x, i))
 		k.mul(acc, acc, factor, room)
@@ -78,7 +80,7 @@ func (k *single) powerOfTwo(out, x []byte) {
 	acc, factor, room := all[:n], all[n:2*n], all[2*n:]
 	for column := c.part - 1; column >= 0; column-- {
 		if column < c.part-1 {
-			k.mul(acc, acc, acc, room)
+			k.sqr(acc, acc, room)
 		}
 		for t, table := range c.tables {
 			if column == c.part-1 && t == 0 {
@@ -115,9 +117,7 @@ func (a alone) powerOfTwo(out, exponents [][]byte) {
 			a.single.powerOfTwo(out[i], exponents[i])
 			continue
 		}
-		two := make([]byte, a.size)
-		two[a.size-1] = 2
-		a.single.power(out[i], two, exponents[i])
+		a.single.power(out[i], a.two(), exponents[i])
 	}
 }
 
@@ -126,11 +126,17 @@ func (a alone) powerOfTwo(out, exponents [][]byte) {
 func newADX(p []byte, length int) fast {
 	n := new(big.Int).SetBytes(p)
 	count := len(p) / 8
-	k := &single{shape: newShape(n, count, 64, func(i int) int { return i }), room: 2 * count}
+	k := &single{shape: newShape(n, count, 64, func(i int) int { return i }), room: 4 * count}
 	k.prepare(n, length)
 	p1 := k.number(new(big.Int).Add(n, big.NewInt(1)))
+	rows := count / 8
 	k.mul = func(out, a, b, room []uint64) {
-		mulWords(&out[0], &a[0], &b[0], &k.p[0], &p1[0], &room[0], count/8)
+		mulWords(&room[0], &a[0], &b[0], rows)
+		reduceWords(&out[0], &room[0], &k.p[0], &p1[0], rows)
+	}
+	k.sqr = func(out, a, room []uint64) {
+		sqrWords(&room[0], &room[2*count], &a[0], rows)
+		reduceWords(&out[0], &room[0], &k.p[0], &p1[0], rows)
 	}
 	k.pick = pickWords
 	return alone{k}

@@ -92,9 +92,7 @@ func (s *scratch) sqr(out, a []uint64) {
 // power is Modulus.Power for up to eight lanes, by windows of four bits.
 func (w *wide) power(out, bases, exponents [][]byte) {
 	if w.oneByOne(len(out)) {
-		for i := range out {
-			w.lone.power(out[i], bases[i], exponents[i])
-		}
+		alone{&w.lone.single}.power(out, bases, exponents)
 		return
 	}
 	s := w.scratch(1 << window)
@@ -131,22 +129,20 @@ func (w *wide) power(out, bases, exponents [][]byte) {
 	s.finish(out)
 }
 
-// powerOfTwo is Modulus.PowerOfTwo for up to eight lanes.
+// powerOfTwo is Modulus.PowerOfTwo for up to eight lanes. An exponent that is too
+// long for the comb goes the way of any power.
 func (w *wide) powerOfTwo(out, exponents [][]byte) {
+	if w.oneByOne(len(out)) {
+		alone{&w.lone.single}.powerOfTwo(out, exponents)
+		return
+	}
 	c := w.fixed()
 	if 8*longest(exponents) > c.bits() {
 		two := make([][]byte, len(out))
 		for i := range two {
-			two[i] = make([]byte, w.size)
-			two[i][w.size-1] = 2
+			two[i] = w.two()
 		}
 		w.power(out, two, exponents)
-		return
-	}
-	if w.oneByOne(len(out)) {
-		for i := range out {
-			w.lone.powerOfTwo(out[i], exponents[i])
-		}
 		return
 	}
 	s := w.scratch(0)

@@ -40,6 +40,8 @@ func main() {
 		lones()
 		chooseLone()
 		mulWords()
+		sqrWords()
+		reduceWords()
 	case "x25519":
 		x25519()
 	case "p256":

@@ -6,6 +6,7 @@
 package words
 
 import (
+	"math/bits"
 	"sync"
 	"unsafe"
 )
@@ -19,19 +20,20 @@ func Aligned(n int) []uint64 {
 	return b[skip : skip+n : skip+n]
 }
 
-// spare keeps what was given back.
-var spare sync.Pool
+// spare keeps what was given back, by the power of two that is its capacity.
+var spare [bits.UintSize]sync.Pool
 
-// Take returns n words of zeros that begin on a cache line.
+// Take returns n words of zeros, at least 1, that begin on a cache line.
 func Take(n int) []uint64 {
-	if b, ok := spare.Get().(*[]uint64); ok && cap(*b) >= n {
+	class := bits.Len(uint(n - 1))
+	if b, ok := spare[class].Get().(*[]uint64); ok {
 		return (*b)[:n]
 	}
-	return Aligned(n)
+	return Aligned(1 << class)[:n]
 }
 
 // Give takes words from Take back and overwrites them.
 func Give(b []uint64) {
 	clear(b)
-	spare.Put(&b)
+	spare[bits.Len(uint(cap(b)-1))].Put(&b)
 }
