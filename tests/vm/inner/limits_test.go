@@ -108,7 +108,7 @@ func TestNICRefusals(t *testing.T) {
 		{"model", "ixgbe", []string{with(out, func(s *sa) { s.mode, s.offload = "transport", "crypto" }).words()}, ""},
 		{"model", "mlx5", []string{out.words(), in.words(), policy("out"), policy("in")}, ""},
 		{"model", "mlx5", []string{with(out, func(s *sa) { s.icv = 64 }).words()}, "AEAD ICV length"},
-		{"model", "mlx5", []string{with(out, func(s *sa) { s.noReqid = true }).words()}, "Cannot offload without reqid"},
+		{"model", "mlx5", []string{with(out, func(s *sa) { s.reqid = -1 }).words()}, "Cannot offload without reqid"},
 		{"model", "mlx5", []string{with(in, func(s *sa) { s.extra = "flag esn replay-window 1024" }).words()}, "Unsupported replay window size"},
 		{"model", "mlx5", []string{with(in, func(s *sa) { s.extra = "replay-window 32 encap espinudp 4500 4500 0.0.0.0" }).words()},
 			"Encapsulation is supported in transport mode only"},

@@ -296,24 +296,27 @@ func (n *nics) clear(t *testing.T) {
 // installStates installs the states of one generation.
 func (n *nics) installStates(t *testing.T, p pair, generation uint32) {
 	t.Helper()
+	a, b := n.endStates(p, generation)
+	ok(t, xfrm(n.a, a.in.words(), a.out.words()))
+	ok(t, xfrm(n.b, b.in.words(), b.out.words()))
+}
+
+// end is what one site has of a pair.
+type end struct{ in, out sa }
+
+// endStates returns the states of one generation at both sites.
+func (n *nics) endStates(p pair, generation uint32) (a, b end) {
 	ab := sa{src: p.at.outerA, dst: p.at.outerB, spi: 0x1001 + 16*generation, mode: p.mode, key: p.key, icv: p.icv}
 	ba := ab
 	ba.src, ba.dst, ba.spi = ab.dst, ab.src, 0x1002+16*generation
-	for _, end := range []struct {
-		h       *harness.Host
-		in, out sa
-		offload string
-		dev     string
-		limits  string
-	}{{n.a, ba, ab, p.onA, nicA, p.limits}, {n.b, ab, ba, p.onB, nicB, ""}} {
-		for _, s := range []*sa{&end.in, &end.out} {
-			s.offload, s.dev = end.offload, end.dev
-		}
-		end.in.dir, end.out.dir = "in", "out"
-		end.in.extra = strings.Join([]string{p.extra, cmp.Or(p.in, "replay-window 32"), end.limits}, " ")
-		end.out.extra = strings.Join([]string{p.extra, p.out, end.limits}, " ")
-		ok(t, xfrm(end.h, end.in.words(), end.out.words()))
+	finish := func(in, out sa, offload, dev, limits string) end {
+		in.offload, in.dev, in.dir = offload, dev, "in"
+		out.offload, out.dev, out.dir = offload, dev, "out"
+		in.extra = strings.Join([]string{p.extra, cmp.Or(p.in, "replay-window 32"), limits}, " ")
+		out.extra = strings.Join([]string{p.extra, p.out, limits}, " ")
+		return end{in, out}
 	}
+	return finish(ba, ab, p.onA, nicA, p.limits), finish(ab, ba, p.onB, nicB, "")
 }
 
 func (n *nics) installPolicies(t *testing.T, p pair) {

@@ -28,7 +28,7 @@ type sa struct {
 	dir      string // "in" or "out"
 	key      string // in hexadecimal; gcmKey by default
 	icv      int    // in bits; 128 by default
-	noReqid  bool   // the reqid is 1 otherwise
+	reqid    int    // 1 by default, and none below 0
 	extra    string // further words
 }
 
@@ -37,10 +37,7 @@ func (s sa) add(h *harness.Host) error { return xfrm(h, s.words()) }
 
 // words are what ip(8) is told to install the state.
 func (s sa) words() string {
-	key, icv, reqid := cmp.Or(s.key, gcmKey), cmp.Or(s.icv, 128), 1
-	if s.noReqid {
-		reqid = 0
-	}
+	key, icv, reqid := cmp.Or(s.key, gcmKey), cmp.Or(s.icv, 128), max(0, cmp.Or(s.reqid, 1))
 	words := fmt.Sprintf("xfrm state add src %s dst %s proto esp spi %#x reqid %d mode %s %s aead rfc4106(gcm(aes)) 0x%s %d",
 		s.src, s.dst, s.spi, reqid, s.mode, s.extra, key, icv)
 	switch s.offload {
@@ -52,6 +49,11 @@ func (s sa) words() string {
 		words += " dir " + s.dir
 	}
 	return words
+}
+
+// deletion are the words that remove it.
+func (s sa) deletion() string {
+	return fmt.Sprintf("xfrm state delete src %s dst %s proto esp spi %#x", s.src, s.dst, s.spi)
 }
 
 // xfrm runs commands of ip(8) in the host, in one go. The first that fails ends

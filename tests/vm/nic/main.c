@@ -139,8 +139,8 @@ static struct sk_buff *qsnic_protect(struct qsnic *p, struct sk_buff *skb)
 		struct xfrm_state *x = xfrm_input_state(skb);
 
 		/* The state may have gone since. */
-		sa = (void *)x->xso.offload_handle;
-		if (x->xso.dev != p->dev || x->xso.dir != XFRM_DEV_OFFLOAD_OUT || !sa ||
+		sa = (void *)READ_ONCE(x->xso.offload_handle);
+		if (!sa || sa->nic != p || sa->dir != XFRM_DEV_OFFLOAD_OUT ||
 		    sa->type != XFRM_DEV_OFFLOAD_CRYPTO) {
 			counter = QSNIC_TX_NO_STATE;
 			goto drop;

@@ -67,6 +67,7 @@ struct qsnic_sa {
 	struct list_head list;		/* of the device, oldest first */
 	struct hlist_node node;		/* by SPI inbound, by reqid outbound */
 	struct rcu_work release;
+	struct qsnic *nic;
 	struct xfrm_state *x;
 	struct crypto_aead *aead;
 

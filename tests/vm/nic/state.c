@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The states of a device: what it takes, what it counts, when they end. */
+#include <net/bonding.h>
 #include "qsnic.h"
 
 struct workqueue_struct *qsnic_wq;
@@ -147,13 +148,14 @@ static int qsnic_set_key(struct qsnic_sa *sa, const struct xfrm_algo_aead *a)
 	return err;
 }
 
-static struct qsnic_sa *qsnic_copy(struct xfrm_state *x)
+static struct qsnic_sa *qsnic_copy(struct qsnic *p, struct xfrm_state *x)
 {
 	struct qsnic_sa *sa = kzalloc(sizeof(*sa), GFP_KERNEL);
 	int err;
 
 	if (!sa)
 		return ERR_PTR(-ENOMEM);
+	sa->nic = p;
 	sa->x = x;
 	sa->type = x->xso.type;
 	sa->dir = x->xso.dir;
@@ -203,7 +205,7 @@ static int qsnic_state_add(struct net_device *dev, struct xfrm_state *x,
 	err = qsnic_check(p, x, extack);
 	if (err)
 		return err;
-	sa = qsnic_copy(x);
+	sa = qsnic_copy(p, x);
 	if (IS_ERR(sa)) {
 		NL_SET_ERR_MSG_MOD(extack, "the device cannot take the key");
 		return PTR_ERR(sa);
@@ -231,10 +233,11 @@ static int qsnic_state_add(struct net_device *dev, struct xfrm_state *x,
 static void qsnic_state_delete(struct net_device *dev, struct xfrm_state *x)
 {
 	struct qsnic_sa *sa = (void *)x->xso.offload_handle;
-	struct qsnic *p = netdev_priv(dev);
+	struct qsnic *p;
 
 	if (!sa)
 		return;
+	p = sa->nic;
 	spin_lock_bh(&p->lock);
 	p->nr_states--;
 	list_del_rcu(&sa->list);
@@ -350,9 +353,24 @@ static void qsnic_advance_esn(struct xfrm_state *x)
 #define qsnic_op_delete	qsnic_state_delete
 #define qsnic_op_free	qsnic_state_free
 #else
+/* A bond hands its states on without saying to which of its devices. */
+static struct net_device *qsnic_real_dev(struct xfrm_state *x)
+{
+	struct net_device *dev = x->xso.real_dev ?: x->xso.dev;
+
+	if (netif_is_bond_master(dev)) {
+		rcu_read_lock();
+		dev = bond_option_active_slave_get_rcu(netdev_priv(dev));
+		rcu_read_unlock();
+	}
+	return dev && dev->xfrmdev_ops == &qsnic_xfrmdev_ops ? dev : NULL;
+}
+
 static int qsnic_op_add(struct xfrm_state *x, struct netlink_ext_ack *extack)
 {
-	return qsnic_state_add(x->xso.dev, x, extack);
+	struct net_device *dev = qsnic_real_dev(x);
+
+	return dev ? qsnic_state_add(dev, x, extack) : -EOPNOTSUPP;
 }
 
 static void qsnic_op_delete(struct xfrm_state *x)
