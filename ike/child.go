@@ -122,7 +122,7 @@ func (c *child) goLive(replaces *child) {
 			winner = o
 		}
 	}
-	if winner == c && replaces != nil && c.initiator {
+	if winner == c && len(rivals) > 0 && c.initiator {
 		c.settle = e.after(settleTime, c.activate)
 	} else if winner == c {
 		c.activate()

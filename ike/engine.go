@@ -88,11 +88,11 @@ type Engine struct {
 	orphans  []*child          // children whose IKE SA is gone on purpose
 	reqids   map[reqidKey]*reqid
 
-	lastToken, lastCommand uint64
-	lastIKE, lastChild     uint32
-	lastReqid              uint32
-	halfOpens              int // of all addresses
-	counters               map[string]uint64
+	lastToken          uint64
+	lastIKE, lastChild uint32
+	lastReqid          uint32
+	halfOpens          int // of all addresses
+	counters           map[string]uint64
 
 	commitBit bool // as responder, ask for CONNECTED; no peer of today needs it
 }

@@ -227,6 +227,67 @@ func TestUnique(t *testing.T) {
 	}
 }
 
+// TestUniqueSilent does the same with a newcomer that does not say
+// INITIAL_CONTACT.
+func TestUniqueSilent(t *testing.T) {
+	for policy, want := range map[Unique]int{UniqueNo: 2, UniqueReplace: 1, UniqueKeep: 1, UniqueNever: 2} {
+		s := newSim(t, 1)
+		a, b := s.pair(func(a, b *Config) {
+			a.Connections[0].LocalID = mustID("moon.example.org")
+			a.Connections[0].Unique = UniqueNever
+			b.Connections[0].Unique = policy
+		})
+		s.bringUp(a, b)
+		s.run(twinTime)
+		old := b.ike().id
+		c := s.node("c", "192.0.2.3", a.e.config, Options{})
+		c.initiate(b, "net")
+		s.run(60 * time.Second)
+		if n := len(b.e.byID); n != want || (b.e.byID[old] == nil) != (policy == UniqueReplace) || len(b.pairs) != want {
+			t.Errorf("policy %d: %d IKE SAs, want %d", policy, n, want)
+		}
+		if policy == UniqueReplace && len(a.e.byID)+len(a.pairs) != 0 {
+			t.Error("who is replaced is not told")
+		}
+	}
+}
+
+// TestParseIdentity is swanctl.conf's notation.
+func TestParseIdentity(t *testing.T) {
+	for in, want := range map[string]Identity{
+		"": {}, "%any": {}, "*": {},
+		"192.0.2.1":         {isakmp.IDIPv4Addr, "\xc0\x00\x02\x01"},
+		"ipv4:192.0.2.1":    {isakmp.IDIPv4Addr, "\xc0\x00\x02\x01"},
+		"2001:db8::1":       {isakmp.IDIPv6Addr, "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"},
+		"ipv6:2001:db8::1":  {isakmp.IDIPv6Addr, "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"},
+		"moon.example.org":  {isakmp.IDFQDN, "moon.example.org"},
+		"@192.0.2.1":        {isakmp.IDFQDN, "192.0.2.1"},
+		"fqdn:x@y":          {isakmp.IDFQDN, "x@y"},
+		"carol@example.org": {isakmp.IDUserFQDN, "carol@example.org"},
+		"@@carol":           {isakmp.IDUserFQDN, "carol"},
+		"email:carol":       {isakmp.IDUserFQDN, "carol"},
+		"@#00ff":            {isakmp.IDKeyID, "\x00\xff"},
+		"keyid:x":           {isakmp.IDKeyID, "x"},
+	} {
+		if got, err := ParseIdentity(in); err != nil || got != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"ipv4:2001:db8::1", "ipv6:192.0.2.1", "ipv4:x", "@#0g", "C=CH, CN=moon", "dn:CN=moon"} {
+		if got, err := ParseIdentity(in); err == nil {
+			t.Errorf("%q is taken for %v", in, got)
+		}
+	}
+	for want, i := range map[string]Identity{
+		"%any": {}, "192.0.2.1": mustID("192.0.2.1"), "2001:db8::1": mustID("2001:db8::1"), "a?[31m": {isakmp.IDFQDN, "a\x1b[31m"},
+		"@#00ff": mustID("@#00ff"), "site": mustID("keyid:site"), "(9) 3000": {isakmp.IDDERASN1DN, "0\x00"},
+	} {
+		if got := i.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // TestInitialContact has one end forget everything and come back: the other
 // must not keep what it shared with it before.
 func TestInitialContact(t *testing.T) {

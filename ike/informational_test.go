@@ -300,6 +300,33 @@ func TestManual(t *testing.T) {
 	}
 }
 
+// TestInitiateAgain uses the IKE SA that stands, and waits for one that is
+// under way.
+func TestInitiateAgain(t *testing.T) {
+	s := newSim(t, 1)
+	a, b := s.pair(many(3))
+	one, two := a.initiate(b, "net0"), a.initiate(b, "net1")
+	s.run(2 * time.Second)
+	a.do(a.e.Initiate(s.now, Initiate{Command: 900, Conn: "peer", Child: "net2"})) // the daemon has not resolved anything
+	s.run(2 * time.Second)
+	for _, cmd := range []uint64{one, two, 900} {
+		if err, ok := a.done[cmd]; !ok || err != nil {
+			t.Errorf("%v, %v", ok, err)
+		}
+	}
+	a.ike()
+	s.mustConverge(a, b, 3)
+	again := a.initiate(b, "net1") // renegotiates
+	s.run(time.Minute)
+	if err, ok := a.done[again]; !ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+	s.mustConverge(a, b, 3)
+	b.initiate(a, "net1")
+	s.run(time.Minute)
+	s.mustConverge(a, b, 3)
+}
+
 // TestUnknownNames answers at once.
 func TestUnknownNames(t *testing.T) {
 	s := newSim(t, 1)

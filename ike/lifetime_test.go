@@ -177,6 +177,49 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
+// TestFirstUse sends over the new pair at once where the peer does.
+func TestFirstUse(t *testing.T) {
+	s, a, b := up(t, nil)
+	a.mark()
+	a.do(second(a.e.Rekey(s.now, Select{Child: "net"})))
+	for len(a.pairs) < 2 || a.ike().twin(a.child0(), a.active["net"].LocalTS, a.active["net"].RemoteTS).installed.IsZero() {
+		s.run(time.Millisecond)
+	}
+	s.run(50 * time.Millisecond)
+	if len(did[Activate](a)) != 0 {
+		t.Error("the new pair is sent over before the peer can know it")
+	}
+	var young uint32
+	for id := range a.pairs {
+		young = max(young, id)
+	}
+	a.do(a.e.Event(s.now, sa.Event{Kind: sa.FirstUse, Pair: young}))
+	if n := did[Activate](a); len(n) != 1 || n[0].Pair.ID != young {
+		t.Errorf("%d pairs are activated", len(n))
+	}
+	s.run(time.Minute)
+	if len(did[Activate](a)) != 1 {
+		t.Error("activated again")
+	}
+	s.mustConverge(a, b, 1)
+}
+
+func (n *node) child0() *Child { return n.e.config.Connections[0].Children[0] }
+
+// TestManyRekeys does not let replaced pairs pile up.
+func TestManyRekeys(t *testing.T) {
+	s, a, b := up(t, nil)
+	for range 3 * maxReplaced {
+		a.do(second(a.e.Rekey(s.now, Select{Child: "net"})))
+		s.run(300 * time.Millisecond)
+		if len(a.pairs) > maxReplaced+2 || len(b.pairs) > maxReplaced+2 {
+			t.Fatalf("%d and %d pairs", len(a.pairs), len(b.pairs))
+		}
+	}
+	s.run(time.Minute)
+	s.mustConverge(a, b, 1)
+}
+
 // TestFailedRekey goes on trying, and the old pair stays.
 func TestFailedRekey(t *testing.T) {
 	s, a, b := up(t, nil)

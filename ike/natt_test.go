@@ -206,6 +206,7 @@ func TestNATMoves(t *testing.T) {
 		t.Fatalf("the peer was moved to %v", b.ike().remote)
 	}
 	nat.forget()
+	nat.addr = netip.MustParseAddr("198.51.100.77") // and of another address
 	b.mark()
 	s.run(35 * time.Second)
 	now := b.ike().remote
