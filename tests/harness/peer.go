@@ -166,11 +166,12 @@ func (n *Net) tool(path string) (string, error) {
 	if _, err := os.Stat(to); err == nil {
 		return to, nil
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("find strongSwan (tests/setup.sh installs it): %w", err)
+	// Another process copies: a program that this one has open for writing
+	// cannot be run, and every child that is being forked has it open as well.
+	if out, err := exec.Command("cp", path, to).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("copy strongSwan's %s (tests/setup.sh installs it): %s%w", filepath.Base(path), out, err)
 	}
-	return to, os.WriteFile(to, b, 0o755)
+	return to, nil
 }
 
 // Initiate brings a child up, as swanctl --initiate does.
