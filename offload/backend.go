@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ type Decapsulation interface {
 
 // Options are a backend's settings.
 type Options struct {
+	// Kinds are those of sa.Packet, sa.Crypto and sa.Kernel that may be used;
+	// none stands for all of them.
+	Kinds []sa.Kind
 	// Mark is put on the packets that the kernel sends for an SA, so that the
 	// rules which lead traffic into tunnels leave them alone.
 	Mark uint32
@@ -78,6 +82,16 @@ type Backend struct {
 
 var _ sa.Backend = (*Backend)(nil)
 
+// Ready reports whether the kernel can carry SAs at all; the error is ErrNoESP
+// where it can not. It changes nothing there.
+func Ready() error {
+	c, err := dialXFRM()
+	if err != nil {
+		return err
+	}
+	return errors.Join(newBackend(c, Options{}).probe(), c.Close())
+}
+
 // New opens the kernel's XFRM, removes what an earlier process of quicksand
 // left there, and watches for events. It returns ErrNoESP where the kernel
 // cannot carry any pair.
@@ -87,7 +101,10 @@ func New(o Options) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(c, o)
-	if err := b.start(); err != nil {
+	if err := errors.Join(b.sweep(), b.probe()); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
@@ -97,12 +114,14 @@ func newBackend(c *conn, o Options) *Backend {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if len(o.Kinds) == 0 {
+		o.Kinds = []sa.Kind{sa.Packet, sa.Crypto, sa.Kernel}
+	}
 	if o.Ports == [2]uint16{} {
 		o.Ports = [2]uint16{500, 4500}
 	}
 	return &Backend{
 		conn: c, log: o.Log, o: o,
-		events:   newEvents(),
 		stop:     make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		children: map[childKey]*child{},
@@ -117,13 +136,9 @@ func newBackend(c *conn, o Options) *Backend {
 	}
 }
 
-func (b *Backend) start() error {
-	if err := b.sweep(); err != nil {
-		return err
-	}
-	if err := b.probe(); err != nil {
-		return err
-	}
+// open opens what the backend needs beside XFRM, and starts to watch.
+func (b *Backend) open() error {
+	b.events = newEvents()
 	var err error
 	if b.router, err = newRouter(b.o); err != nil {
 		return err
@@ -145,7 +160,7 @@ func (b *Backend) start() error {
 }
 
 // Kinds implements sa.Backend.
-func (b *Backend) Kinds() []sa.Kind { return []sa.Kind{sa.Packet, sa.Crypto, sa.Kernel} }
+func (b *Backend) Kinds() []sa.Kind { return slices.Clone(b.o.Kinds) }
 
 // Events implements sa.Backend.
 func (b *Backend) Events() <-chan sa.Event { return b.events.out }
@@ -188,7 +203,9 @@ func (b *Backend) Close() error {
 	errs = append(errs, b.notes.close(), b.links.close())
 	b.done.Wait()
 	errs = append(errs, b.router.close(), b.devices.ethtool.close(), b.conn.Close())
-	b.events.close()
+	if b.events != nil {
+		b.events.close()
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close XFRM: %w", err)
 	}

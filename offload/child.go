@@ -46,7 +46,8 @@ type pair struct {
 	offload *offloading // of both SAs, where they have one
 	routed  bool        // the route to its peer is in place
 
-	expired         bool // one of its SAs has reached a hard limit
+	expired         bool // it carries nothing any more: a hard limit, or its device
+	moving          bool // its SAs are being made anew
 	soft            bool // SoftExpired was reported
 	used            bool // FirstUse was reported
 	watch           watch
@@ -273,7 +274,7 @@ func (b *Backend) newIndex(d direction) uint32 {
 // nothing may pass.
 func (c *child) outTemplate() *template {
 	switch p := c.active; {
-	case p != nil && p.expired:
+	case p != nil && (p.expired || p.moving):
 		return nil
 	case p != nil:
 		t := endpoints(&p.Policy, p.Suite.Protocol)

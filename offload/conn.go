@@ -39,7 +39,6 @@ func dialXFRM() (*conn, error) {
 	}
 	// Without them errors come without the kernel's words.
 	_ = nl.SetOption(netlink.ExtendedAcknowledge, true)
-	_ = nl.SetOption(netlink.CapAcknowledge, true)
 	return &conn{nl: nl}, nil
 }
 

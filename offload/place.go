@@ -5,6 +5,7 @@ package offload
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,6 +78,9 @@ func (b *Backend) attempts(q *sa.Pair) (list []attempt, why []string) {
 	var e *egress
 	var lost error
 	for _, k := range offloads[q.Offload] {
+		if !slices.Contains(b.o.Kinds, k) {
+			continue
+		}
 		if k == sa.Kernel {
 			list = append(list, attempt{kind: k})
 			continue

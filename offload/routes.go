@@ -211,7 +211,9 @@ func (r *router) drop(p netip.Prefix, route *route) error {
 	}
 	// The kernel itself removes routes with the device and with the address
 	// that is their source hint.
-	err := r.h.RouteDel(r.kernelRoute(p))
+	k := r.kernelRoute(p)
+	k.Scope = netlink.SCOPE_NOWHERE // whatever it has
+	err := r.h.RouteDel(k)
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove route to %s: %w", p, err)
 	}

@@ -194,3 +194,13 @@ func (s *site) expect(kind sa.EventKind) sa.Event {
 		}
 	}
 }
+
+// eventually waits until f is true.
+func (s *site) eventually(what string, f func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s: %s did not come", s.ns, what)
+		}
+	}
+}

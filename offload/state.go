@@ -67,7 +67,11 @@ type state struct {
 	Mark      uint32 // on the packets that leave
 	Offload   *offloading
 	Replay    *replay
+	Used      *lifetime // so far
 }
+
+// lifetime is struct xfrm_lifetime_cur as the kernel gave it.
+type lifetime [lenLifetime]byte
 
 // encode makes the body of NEWSA and UPDSA.
 func (s *state) encode() []byte {
@@ -116,6 +120,9 @@ func (s *state) encode() []byte {
 		a.add(attrReplayESN, s.replayESN(window))
 	case s.Replay != nil:
 		a.add(attrReplay, s.replayShort())
+	}
+	if s.Used != nil {
+		a.add(attrLifetime, s.Used[:])
 	}
 	if s.Extra != 0 {
 		a.addUint32(attrExtraFlags, s.Extra)
@@ -225,6 +232,7 @@ type seen struct {
 	Offload   *offloading
 	Direction uint8 // 0 where the kernel does not know directions
 	Replay    replay
+	used      lifetime
 }
 
 // decodeState reads an SA of NEWSA, or the one that EXPIRE begins with; fixed
@@ -245,6 +253,7 @@ func decodeState(b []byte, fixed int) (*seen, error) {
 		Seq:     native.Uint32(b[204:]),
 		Reqid:   native.Uint32(b[208:]),
 		Mode:    b[214],
+		used:    lifetime(b[160:]),
 	}
 	eachAttribute(b[fixed:], func(kind uint16, data []byte) {
 		switch {

@@ -160,7 +160,7 @@ func (b *Backend) probe() error {
 		}
 		errs = append(errs, err)
 	}
-	return fmt.Errorf("%w: %w", ErrNoESP, errors.Join(errs...))
+	return fmt.Errorf("%w: %w; %w", ErrNoESP, errs[0], errs[1])
 }
 
 // sweep removes what an earlier process of quicksand left in the kernel.

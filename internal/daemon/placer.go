@@ -43,12 +43,13 @@ type placed struct {
 	placement sa.Placement
 }
 
-// A policy stands at its backend, which lets nothing pass in clear, from its
-// first pair until it is forgotten. One with other selectors is another one.
+// A policy stands at the backends that carry its pairs, which let nothing pass
+// in clear, from its first pair until it is forgotten. One with other selectors
+// is another one. It stands at two while its pairs move from one to the other.
 type standing struct {
-	policy  sa.Policy
-	backend sa.Backend
-	pairs   int // installed now
+	policy   sa.Policy
+	backends []sa.Backend
+	pairs    int // installed now
 }
 
 type selectors struct{ local, remote sa.Selector }
@@ -225,7 +226,10 @@ func (pl *placer) activate(p *sa.Pair) error {
 	if at == nil {
 		return errNotInstalled
 	}
-	return at.backend.Activate(p)
+	if err := at.backend.Activate(p); err != nil {
+		return err
+	}
+	return pl.settle(at)
 }
 
 // update moves a pair to the endpoints in p, its SPI with it.
@@ -271,8 +275,41 @@ func (pl *placer) stand(p *sa.Policy, b sa.Backend) *standing {
 		st = &standing{}
 		pl.stands[t][selectorsOf(p)] = st
 	}
-	st.policy, st.backend = *p, b
+	st.policy = *p
+	if !slices.Contains(st.backends, b) {
+		st.backends = append(st.backends, b)
+	}
 	return st
+}
+
+// settle has the policy of an active pair stand at the pair's backend alone, its
+// trap too: two backends that both want a child's traffic would take it from
+// each other. Pairs that are still at another backend go on receiving there.
+func (pl *placer) settle(at *placed) error {
+	p := &at.pair.Policy
+	t := target{p.Conn, p.Child}
+	if trap, ok := pl.traps[t]; ok && trap.backend != at.backend && selectorsOf(&trap.policy) == selectorsOf(p) {
+		if err := at.backend.Trap(trap.policy); err != nil {
+			return fmt.Errorf("move trap: %w", err)
+		}
+		if err := trap.backend.Untrap(trap.policy); err != nil {
+			return fmt.Errorf("move trap: %w", err)
+		}
+		pl.traps[t] = trapped{trap.policy, at.backend}
+	}
+	st := pl.stands[t][selectorsOf(p)]
+	if st == nil {
+		return nil
+	}
+	var errs []error
+	st.backends = slices.DeleteFunc(st.backends, func(b sa.Backend) bool {
+		if b == at.backend {
+			return false
+		}
+		errs = append(errs, b.Untrap(st.policy))
+		return true
+	})
+	return errors.Join(errs...)
 }
 
 // forget ends those of a child's policies that over says to, save for its trap:
@@ -284,7 +321,9 @@ func (pl *placer) forget(t target, over func(*standing) bool) error {
 			continue
 		}
 		delete(pl.stands[t], sel)
-		errs = append(errs, st.backend.Untrap(st.policy))
+		for _, b := range st.backends {
+			errs = append(errs, b.Untrap(st.policy))
+		}
 	}
 	if len(pl.stands[t]) == 0 {
 		delete(pl.stands, t)

@@ -125,6 +125,49 @@ func TestSPIFollowsThePair(t *testing.T) {
 	}
 }
 
+// A child's policy and trap go with its pairs: two backends that both want its
+// traffic would take it from each other.
+func TestPolicyFollowsThePair(t *testing.T) {
+	nic, soft := newFakeBackend("nic", sa.Kernel), newFakeBackend("tun", sa.Userspace)
+	pl := newPlacer([]sa.Backend{nic, soft}, nil)
+	old, fresh := testPair(1), testPair(2)
+	for _, err := range []error{pl.trap(old), second(pl.install(old)), pl.activate(old)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	nic.failure = errors.New("table full")
+	if _, err := pl.install(fresh); err != nil {
+		t.Fatal(err)
+	}
+	nic.took()
+	if err := pl.activate(fresh); err != nil {
+		t.Fatal(err)
+	}
+	name := old.Child
+	want := "trap " + name + " " + old.LocalTS.String() + " === " + old.RemoteTS.String()
+	if got := soft.took(); !slices.Equal(got, []string{"install 2", "activate 2", want}) {
+		t.Errorf("the new place: %q", got)
+	}
+	if got := nic.took(); !slices.Equal(got, []string{"untrap " + name, "untrap " + name}) {
+		t.Errorf("the old place: %q", got)
+	}
+	if err := pl.remove(old); err != nil {
+		t.Fatal(err)
+	}
+	if got := nic.took(); !slices.Equal(got, []string{"remove 1"}) {
+		t.Errorf("the old place: %q", got)
+	}
+	if err := pl.untrap(target{old.Conn, name}); err != nil || len(pl.traps) != 0 {
+		t.Errorf("the trap stays: %v", err)
+	}
+	if got := soft.took(); !slices.Equal(got, []string{"untrap " + name}) {
+		t.Errorf("the new place: %q", got)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
 func TestUnknownPairs(t *testing.T) {
 	pl := newPlacer([]sa.Backend{newFakeBackend("tun", sa.Userspace)}, nil)
 	p := testPair(1)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ import (
 	"quicksand/ike"
 	"quicksand/internal/swanctl"
 	"quicksand/internal/vici"
+	"quicksand/offload"
 	"quicksand/sa"
 )
 
@@ -159,12 +161,50 @@ func makeParts(o Options) (p Parts, err error) {
 	if err = sockets.open(s.Port, s.PortNATT, p.Inbox); err != nil {
 		return p, err
 	}
-	plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, NATT: sockets.natt, Log: o.Logger})
-	if err != nil {
+	userspace := slices.Contains(s.Backend, sa.Userspace)
+	kernel, err := openKernel(s, sockets, o.Logger)
+	switch {
+	case err == nil && kernel != nil:
+		p.Backends = append(p.Backends, kernel)
+	case err != nil && !userspace:
 		return p, err
+	case err != nil:
+		o.Logger.Warn("no SA is carried by the kernel or a NIC, but all in user space: " + err.Error())
 	}
-	p.Backends = []sa.Backend{plane}
+	if userspace {
+		plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, NATT: sockets.natt, Log: o.Logger})
+		if err != nil {
+			return p, err
+		}
+		p.Backends = append(p.Backends, plane)
+	}
 	return p, nil
+}
+
+// openKernel opens the kernel's XFRM for the kinds of engine that the settings
+// allow; it returns nil where they allow none of its.
+func openKernel(s *swanctl.Settings, sockets *sockets, log *slog.Logger) (sa.Backend, error) {
+	kinds := slices.DeleteFunc(slices.Clone(s.Backend), func(k sa.Kind) bool { return k == sa.Userspace })
+	if len(kinds) == 0 {
+		return nil, nil
+	}
+	if err := offload.Ready(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(sockets.ike.ExemptFromPolicies(), sockets.natt.ExemptFromPolicies()); err != nil {
+		return nil, err
+	}
+	options := offload.Options{Kinds: kinds, Mark: tunnel.DefaultMark, Ports: [2]uint16{s.Port, s.PortNATT}, Log: log}
+	if err := sockets.natt.ShareWithKernel(); err != nil {
+		log.Warn("SAs behind a NAT are not carried by the kernel: " + err.Error())
+	} else {
+		options.NATT = sockets.natt
+	}
+	backend, err := offload.New(options)
+	if err != nil {
+		return nil, err
+	}
+	return backend, nil
 }
 
 // close closes what is open, where no daemon was made of it.
