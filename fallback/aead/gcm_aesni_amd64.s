@@ -8,7 +8,7 @@
 
 // func gcmSealAESNI(k *byte, pkts *byte, n int)
 // Requires: AES, AVX, PCLMULQDQ
-TEXT ·gcmSealAESNI(SB), $128-24
+TEXT ·gcmSealAESNI(SB), $160-24
 	MOVQ k+0(FP), DI
 	MOVQ pkts+8(FP), SI
 	MOVQ n+16(FP), R8
@@ -44,8 +44,8 @@ good3:
 	MOVQ    24(SI), CX
 	BSWAPQ  CX
 	MOVQ    CX, 8(DX)
-	VPXOR   16(DI), X0, X11
-	VPXOR   gcmOne<>+0(SB), X11, X0
+	VPXOR   16(DI), X0, X13
+	VPXOR   gcmOne<>+0(SB), X13, X0
 	VMOVDQU 128(DI), X12
 	VAESENC X12, X0, X0
 	VMOVDQU 144(DI), X12
@@ -82,7 +82,8 @@ last5:
 	VMOVDQU     112(DI)(R14*1), X12
 	VAESENCLAST X12, X0, X0
 	VMOVDQU     X0, 32(BX)
-	VMOVDQU     X11, (BX)
+	VMOVDQU     X13, (BX)
+	VMOVDQU     X13, 96(BX)
 	ADDQ        $0x10, DX
 	LEAQ        -3968(R9), R13
 	MOVQ        $0x00000000, 72(BX)
@@ -113,21 +114,28 @@ chunks7:
 	BSWAPL  R11
 	VMOVD   R11, X13
 	VPSLLDQ $0x0c, X13, X13
-	VPXOR   X13, X11, X13
+	VPXOR   96(BX), X13, X13
 	VMOVDQU X13, (BX)
 	JMP     ready14
 
 after13:
-	VMOVDQU (BX), X11
+	VMOVDQU (BX), X13
+	VMOVDQU X13, 96(BX)
 	SUBQ    $0x00001000, R13
 
 ready14:
-	VPXOR   (R13), X11, X0
-	VPXOR   16(R13), X11, X1
-	VPXOR   32(R13), X11, X2
-	VPXOR   48(R13), X11, X3
-	VPXOR   64(R13), X11, X4
-	VPXOR   80(R13), X11, X5
+	VMOVDQU (R13), X0
+	VPXOR   96(BX), X0, X0
+	VMOVDQU 16(R13), X1
+	VPXOR   96(BX), X1, X1
+	VMOVDQU 32(R13), X2
+	VPXOR   96(BX), X2, X2
+	VMOVDQU 48(R13), X3
+	VPXOR   96(BX), X3, X3
+	VMOVDQU 64(R13), X4
+	VPXOR   96(BX), X4, X4
+	VMOVDQU 80(R13), X5
+	VPXOR   96(BX), X5, X5
 	VMOVDQU 96(R13), X6
 	VPXOR   (BX), X6, X6
 	VMOVDQU 112(R13), X7
@@ -298,21 +306,28 @@ chunk11:
 	BSWAPL  R11
 	VMOVD   R11, X13
 	VPSLLDQ $0x0c, X13, X13
-	VPXOR   X13, X11, X13
+	VPXOR   96(BX), X13, X13
 	VMOVDQU X13, (BX)
 	JMP     ready17
 
 after16:
-	VMOVDQU (BX), X11
+	VMOVDQU (BX), X13
+	VMOVDQU X13, 96(BX)
 	SUBQ    $0x00001000, R13
 
 ready17:
-	VPXOR      (R13), X11, X0
-	VPXOR      16(R13), X11, X1
-	VPXOR      32(R13), X11, X2
-	VPXOR      48(R13), X11, X3
-	VPXOR      64(R13), X11, X4
-	VPXOR      80(R13), X11, X5
+	VMOVDQU    (R13), X0
+	VPXOR      96(BX), X0, X0
+	VMOVDQU    16(R13), X1
+	VPXOR      96(BX), X1, X1
+	VMOVDQU    32(R13), X2
+	VPXOR      96(BX), X2, X2
+	VMOVDQU    48(R13), X3
+	VPXOR      96(BX), X3, X3
+	VMOVDQU    64(R13), X4
+	VPXOR      96(BX), X4, X4
+	VMOVDQU    80(R13), X5
+	VPXOR      96(BX), X5, X5
 	VMOVDQU    96(R13), X6
 	VPXOR      (BX), X6, X6
 	VMOVDQU    112(R13), X7
@@ -703,19 +718,21 @@ tail8:
 	BSWAPL  R11
 	VMOVD   R11, X13
 	VPSLLDQ $0x0c, X13, X13
-	VPXOR   X13, X11, X13
+	VPXOR   96(BX), X13, X13
 	VMOVDQU X13, (BX)
 	JMP     ready21
 
 after20:
-	VMOVDQU (BX), X11
+	VMOVDQU (BX), X13
+	VMOVDQU X13, 96(BX)
 	SUBQ    $0x00001000, R13
 
 ready21:
 single23:
 	CMPQ    AX, $0x10
 	JB      part24
-	VPXOR   (R13), X11, X0
+	VMOVDQU (R13), X0
+	VPXOR   96(BX), X0, X0
 	LEAQ    96(R9), R14
 	CMPQ    R13, R14
 	JB      plain26
@@ -779,7 +796,8 @@ last27:
 part24:
 	TESTQ   AX, AX
 	JZ      done25
-	VPXOR   (R13), X11, X0
+	VMOVDQU (R13), X0
+	VPXOR   96(BX), X0, X0
 	LEAQ    96(R9), R14
 	CMPQ    R13, R14
 	JB      plain28
@@ -1014,7 +1032,7 @@ GLOBL gcmPartMask<>(SB), RODATA|NOPTR, $32
 
 // func gcmOpenAESNI(k *byte, pkts *byte, n int, side *byte, room int)
 // Requires: AES, AVX, PCLMULQDQ
-TEXT ·gcmOpenAESNI(SB), $8832-40
+TEXT ·gcmOpenAESNI(SB), $8864-40
 	MOVQ  k+0(FP), DI
 	MOVQ  pkts+8(FP), SI
 	MOVQ  n+16(FP), R8
@@ -1026,7 +1044,7 @@ TEXT ·gcmOpenAESNI(SB), $8832-40
 	MOVQ  side+24(FP), AX
 	TESTQ AX, AX
 	JNZ   own36
-	LEAQ  96(BX), AX
+	LEAQ  128(BX), AX
 
 own36:
 	MOVQ AX, 88(BX)
@@ -1055,8 +1073,8 @@ good39:
 	VMOVDQU (DX), X0
 	VPSHUFB gcmNonceOpen<>+0(SB), X0, X0
 	MOVQ    88(BX), R15
-	VPXOR   16(DI), X0, X11
-	VPXOR   gcmOne<>+0(SB), X11, X0
+	VPXOR   16(DI), X0, X13
+	VPXOR   gcmOne<>+0(SB), X13, X0
 	VMOVDQU 128(DI), X12
 	VAESENC X12, X0, X0
 	VMOVDQU 144(DI), X12
@@ -1093,7 +1111,8 @@ last41:
 	VMOVDQU     112(DI)(R14*1), X12
 	VAESENCLAST X12, X0, X0
 	VMOVDQU     X0, 32(BX)
-	VMOVDQU     X11, (BX)
+	VMOVDQU     X13, (BX)
+	VMOVDQU     X13, 96(BX)
 	ADDQ        $0x10, DX
 	LEAQ        -3968(R9), R13
 	MOVQ        $0x00000000, 72(BX)
@@ -1126,21 +1145,28 @@ chunk47:
 	BSWAPL  R11
 	VMOVD   R11, X13
 	VPSLLDQ $0x0c, X13, X13
-	VPXOR   X13, X11, X13
+	VPXOR   96(BX), X13, X13
 	VMOVDQU X13, (BX)
 	JMP     ready50
 
 after49:
-	VMOVDQU (BX), X11
+	VMOVDQU (BX), X13
+	VMOVDQU X13, 96(BX)
 	SUBQ    $0x00001000, R13
 
 ready50:
-	VPXOR      (R13), X11, X0
-	VPXOR      16(R13), X11, X1
-	VPXOR      32(R13), X11, X2
-	VPXOR      48(R13), X11, X3
-	VPXOR      64(R13), X11, X4
-	VPXOR      80(R13), X11, X5
+	VMOVDQU    (R13), X0
+	VPXOR      96(BX), X0, X0
+	VMOVDQU    16(R13), X1
+	VPXOR      96(BX), X1, X1
+	VMOVDQU    32(R13), X2
+	VPXOR      96(BX), X2, X2
+	VMOVDQU    48(R13), X3
+	VPXOR      96(BX), X3, X3
+	VMOVDQU    64(R13), X4
+	VPXOR      96(BX), X4, X4
+	VMOVDQU    80(R13), X5
+	VPXOR      96(BX), X5, X5
 	VMOVDQU    96(R13), X6
 	VPXOR      (BX), X6, X6
 	VMOVDQU    112(R13), X7
@@ -1441,19 +1467,21 @@ tail44:
 	BSWAPL  R11
 	VMOVD   R11, X13
 	VPSLLDQ $0x0c, X13, X13
-	VPXOR   X13, X11, X13
+	VPXOR   96(BX), X13, X13
 	VMOVDQU X13, (BX)
 	JMP     ready54
 
 after53:
-	VMOVDQU (BX), X11
+	VMOVDQU (BX), X13
+	VMOVDQU X13, 96(BX)
 	SUBQ    $0x00001000, R13
 
 ready54:
 single56:
 	CMPQ    AX, $0x10
 	JB      part57
-	VPXOR   (R13), X11, X0
+	VMOVDQU (R13), X0
+	VPXOR   96(BX), X0, X0
 	LEAQ    96(R9), R14
 	CMPQ    R13, R14
 	JB      plain59
@@ -1517,7 +1545,8 @@ last60:
 part57:
 	TESTQ   AX, AX
 	JZ      done58
-	VPXOR   (R13), X11, X0
+	VMOVDQU (R13), X0
+	VPXOR   96(BX), X0, X0
 	LEAQ    96(R9), R14
 	CMPQ    R13, R14
 	JB      plain61

@@ -38,9 +38,10 @@ const (
 	narrowPower     = 64 // pointer to the power that belongs to it
 	narrowHigh      = 72 // the counter's bytes above the lowest
 	narrowLen       = 80 // of the payload
-	narrowSeal      = 96
 	narrowSide      = 88
-	narrowStream    = 96
+	narrowNonce     = 96
+	narrowSeal      = 128
+	narrowStream    = 128
 
 	narrowStates = 8
 )
@@ -62,7 +63,7 @@ const (
 	vLow = 8 + iota
 	vMiddle
 	vHigh
-	vNonce
+	vPower
 	vKey
 	vA
 	vB
@@ -151,14 +152,15 @@ func (n *narrowGen) start() {
 		n.BSWAPQ(RCX)
 		n.MOVQ(RCX, at(src, 8))
 	}
-	n.VPXOR(at(key, keyBase), X0, n.x(vNonce))
-	n.VPXOR(n.constant("gcmOne", 0, 1<<56), n.x(vNonce), X0)
+	n.VPXOR(at(key, keyBase), X0, n.x(vA))
+	n.VPXOR(n.constant("gcmOne", 0, 1<<56), n.x(vA), X0)
 	n.aes(1, n.x, nil)
 	n.VMOVDQU(X0, at(frame, narrowMask))
 	if n.size == 32 {
-		n.VINSERTI128(U8(1), n.x(vNonce), n.v(vNonce), n.v(vNonce))
+		n.VINSERTI128(U8(1), n.x(vA), n.v(vA), n.v(vA))
 	}
-	n.VMOVDQU(n.v(vNonce), at(frame, narrowNonceLast))
+	n.VMOVDQU(n.v(vA), at(frame, narrowNonceLast))
+	n.VMOVDQU(n.v(vA), at(frame, narrowNonce))
 	n.ADDQ(Imm(headerLen), src)
 	n.LEAQ(at(lastT, n.chunk()-counterRun*block), ctr)
 	n.MOVQ(U32(0), at(frame, narrowHigh))
@@ -339,11 +341,12 @@ func (n *narrowGen) runOver() {
 	if n.size == 32 {
 		n.VINSERTI128(U8(1), n.x(vA), n.v(vA), n.v(vA))
 	}
-	n.VPXOR(n.v(vA), n.v(vNonce), n.v(vA))
+	n.VPXOR(at(frame, narrowNonce), n.v(vA), n.v(vA))
 	n.VMOVDQU(n.v(vA), at(frame, narrowNonceLast))
 	n.JMP(LabelRef(end))
 	n.Label(after)
-	n.VMOVDQU(at(frame, narrowNonceLast), n.v(vNonce))
+	n.VMOVDQU(at(frame, narrowNonceLast), n.v(vA))
+	n.VMOVDQU(n.v(vA), at(frame, narrowNonce))
 	n.SUBQ(U32(counterRun*block), ctr)
 	n.Label(end)
 }
@@ -365,7 +368,8 @@ func (n *narrowGen) counter(i int, last bool) {
 		n.VMOVDQU(at(ctr, i*n.size), n.v(i))
 		n.VPXOR(at(frame, narrowNonceLast), n.v(i), n.v(i))
 	} else {
-		n.VPXOR(at(ctr, i*n.size), n.v(vNonce), n.v(i))
+		n.VMOVDQU(at(ctr, i*n.size), n.v(i))
+		n.VPXOR(at(frame, narrowNonce), n.v(i), n.v(i))
 	}
 }
 
@@ -394,10 +398,15 @@ func (n *narrowGen) products(count, disp int, v func(int) Register) (out []func(
 
 // product adds the product of vText with powers to the sums.
 func (n *narrowGen) product(powers Mem, v func(int) Register) (out []func()) {
+	var factor Op = powers
+	if n.size == 32 { // a load that crosses cache lines costs more in a multiplication
+		factor = v(vPower)
+		out = append(out, func() { n.VMOVDQU(powers, v(vPower)) })
+	}
 	for i, p := range []struct{ imm, sum int }{{0x00, vLow}, {0x11, vHigh}, {0x01, vMiddle}, {0x10, vMiddle}} {
 		t := v(vA + i%2)
 		out = append(out,
-			func() { n.VPCLMULQDQ(U8(p.imm), powers, v(vText), t) },
+			func() { n.VPCLMULQDQ(U8(p.imm), factor, v(vText), t) },
 			func() { n.VPXOR(n.widen(t), n.v(p.sum), n.v(p.sum)) })
 	}
 	return out
@@ -466,12 +475,12 @@ func (n *narrowGen) tail() {
 // have the nonce that runs over.
 func (n *narrowGen) counterAt(size int) {
 	v := n.v(0)
-	nonce := n.v(vNonce)
 	if size == 16 {
-		v, nonce = X0, n.x(vNonce)
+		v = X0
 	}
 	last := n.label("plain")
-	n.VPXOR(at(ctr, 0), nonce, v)
+	n.VMOVDQU(at(ctr, 0), v)
+	n.VPXOR(at(frame, narrowNonce), v, v)
 	n.LEAQ(at(lastT, n.chunk()-2*block), R14)
 	n.CMPQ(ctr, R14)
 	n.JB(LabelRef(last))
