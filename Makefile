@@ -40,7 +40,7 @@ demo: setup build ## two sites in namespaces, then strongSwan as the peer
 	@exec bin/demo
 
 .PHONY: test
-test: setup-vm build check ## run every test
+test: setup-vm build check generated portable ## run every test
 	$(GO) test -race $(packages)
 	$(GO) test -count=1 -p 1 -parallel 4 -timeout 20m $(systems)
 
@@ -49,6 +49,18 @@ check: ## gofmt and go vet
 	@unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+
+# Generators that need nothing but Go; "make generate" runs them all.
+.PHONY: generated
+generated: ## the assembly is what its generators make
+	@sums() { sha256sum accel/modexp/*_amd64.s accel/modexp/*/*_amd64.s fallback/aead/*_amd64.s; }; \
+	before=$$(sums); $(GO) generate ./accel/... ./fallback/...; \
+	if [ "$$before" != "$$(sums)" ]; then echo "the committed assembly is not what go generate makes:"; git diff --stat; exit 1; fi
+
+.PHONY: portable
+portable: ## without assembly, and for another architecture
+	GOARCH=arm64 $(GO) build ./...
+	$(GO) test -short -tags purego ./accel/... ./fallback/aead ./fallback/esp
 
 .PHONY: interop
 interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
