@@ -19,7 +19,7 @@ func (wide25519) lanes() int { return x25519.Lanes }
 // compute makes fresh keys' public values and the secrets at once: neither needs
 // the other.
 func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
-	var jobs ladders
+	jobs := newOperands(2 * len(batch))
 	for i, r := range batch {
 		out[i] = Result{}
 		if r.Peer != nil && len(r.Peer) != x25519.Size {
@@ -49,7 +49,7 @@ func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
 		out[i].Shared = make([]byte, x25519.Size)
 		jobs.add(out[i].Shared, x, r.Peer)
 	}
-	jobs.run()
+	runLadders(jobs)
 	for i, r := range batch {
 		if out[i].Err == nil && r.Peer != nil && allZero(out[i].Shared) {
 			if r.Private == nil {
@@ -73,24 +73,13 @@ func (wide25519) key(g Group, x []byte) (*PrivateKey, error) {
 	return k, nil
 }
 
-// ladders gathers operands of package x25519.
-type ladders struct{ out, scalars, points [][]byte }
-
-func (l *ladders) add(out, scalar, point []byte) {
-	l.out = append(l.out, out)
-	l.scalars = append(l.scalars, scalar)
-	l.points = append(l.points, point)
-}
-
-// run computes and overwrites the scalars, which are copies.
-func (l *ladders) run() {
+// runLadders computes and overwrites the scalars, which are copies.
+func runLadders(l *operands) {
 	for i := 0; i < len(l.out); i += x25519.Lanes {
 		end := min(i+x25519.Lanes, len(l.out))
-		x25519.Multiply(l.out[i:end], l.scalars[i:end], l.points[i:end])
+		x25519.Multiply(l.out[i:end], l.secrets[i:end], l.bases[i:end])
 	}
-	for _, x := range l.scalars {
-		clear(x)
-	}
+	l.wipe()
 }
 
 // allZero does not branch on what it looks at before the end.

@@ -22,7 +22,7 @@ func (w wideP256) compute(random io.Reader, batch []*Request, out []Result) {
 		w.curve.compute(random, batch, out)
 		return
 	}
-	var fresh, secrets ladders
+	fresh, secrets := newOperands(len(batch)), newOperands(len(batch))
 	for i, r := range batch {
 		out[i] = Result{}
 		if r.Peer != nil {
@@ -52,14 +52,12 @@ func (w wideP256) compute(random io.Reader, batch []*Request, out []Result) {
 		secrets.add(out[i].Shared, x, r.Peer)
 	}
 	if len(fresh.out) > 0 {
-		p256.MultiplyBase(fresh.out, fresh.scalars)
+		p256.MultiplyBase(fresh.out, fresh.secrets)
 	}
 	if len(secrets.out) > 0 {
-		p256.Multiply(secrets.out, secrets.scalars, secrets.points)
+		p256.Multiply(secrets.out, secrets.secrets, secrets.bases)
 	}
-	for _, x := range secrets.scalars {
-		clear(x)
-	}
+	secrets.wipe()
 	for i := range out {
 		if out[i].Err == nil {
 			out[i].Public = clone(out[i].Private.public)

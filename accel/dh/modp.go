@@ -37,7 +37,7 @@ func (m *modp) lanes() int { return m.modulus.Lanes() }
 // compute makes the key pairs first, then the secrets. It looks at the peers'
 // values before that: a bad one must not cost an exponentiation.
 func (m *modp) compute(random io.Reader, batch []*Request, out []Result) {
-	var fresh, keys powers
+	fresh, secrets := newOperands(len(batch)), newOperands(len(batch))
 	for i, r := range batch {
 		out[i] = Result{}
 		if r.Peer != nil {
@@ -51,7 +51,7 @@ func (m *modp) compute(random io.Reader, batch []*Request, out []Result) {
 				continue
 			}
 			out[i].Private = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, m.modulus.Size())}
-			fresh.add(out[i].Private.public, nil, x)
+			fresh.add(out[i].Private.public, x, nil)
 		} else {
 			out[i].Private = r.Private
 		}
@@ -64,27 +64,16 @@ func (m *modp) compute(random io.Reader, batch []*Request, out []Result) {
 			continue
 		}
 		out[i].Shared = make([]byte, m.modulus.Size())
-		keys.add(out[i].Shared, r.Peer, x)
+		secrets.add(out[i].Shared, x, r.Peer)
 	}
-	m.modulus.PowerOfTwo(fresh.out, fresh.exponents)
-	m.modulus.Power(keys.out, keys.bases, keys.exponents)
-	for _, x := range keys.exponents {
-		clear(x)
-	}
+	m.modulus.PowerOfTwo(fresh.out, fresh.secrets)
+	m.modulus.Power(secrets.out, secrets.bases, secrets.secrets)
+	secrets.wipe()
 	for i := range out {
 		if out[i].Err == nil {
 			out[i].Public = clone(out[i].Private.public)
 		}
 	}
-}
-
-// powers gathers operands of modexp.
-type powers struct{ out, bases, exponents [][]byte }
-
-func (p *powers) add(out, base, exponent []byte) {
-	p.out = append(p.out, out)
-	p.bases = append(p.bases, base)
-	p.exponents = append(p.exponents, exponent)
 }
 
 // key makes a key pair of an exponent, which it keeps.

@@ -25,13 +25,17 @@ const (
 // field emits arithmetic on elements in memory, given by their place.
 type field struct {
 	base       GPPhysical
-	acc        []VecPhysical // seven sums; the last is column 6
+	acc        []VecPhysical // seven sums of high halves; the last is column 6
+	low        []VecPhysical // six sums of low halves
 	a, b, fold []VecPhysical
 	mask, c152 VecPhysical
 }
 
 func newField(base GPPhysical) *field {
-	f := &field{base: base, acc: z[0:7], a: z[7:13], b: z[13:19], fold: z[19:25], mask: z[31], c152: z[30]}
+	f := &field{
+		base: base, acc: z[0:7], low: z[7:13], a: z[13:19], b: z[19:25], fold: z[24:30], // fold[0] is not used
+		mask: z[31], c152: z[30],
+	}
 	broadcast(1<<feBits-1, f.mask)
 	broadcast(feFold, f.c152)
 	return f
@@ -73,34 +77,36 @@ type term struct {
 	column int
 }
 
-// sum adds the high halves of all products to their columns, shifts them to
-// the limbs' width, then adds the low halves.
+// sum adds the halves of all products up, shifts the high ones to the limbs'
+// width and puts both together. Two sums for a column halve the time that the
+// last of its products waits for the first.
 func (f *field) sum(terms []term) {
-	for _, r := range f.acc {
-		VPXORQ(r, r, r)
+	for i := range fe {
+		VPXORQ(f.acc[i], f.acc[i], f.acc[i])
+		VPXORQ(f.low[i], f.low[i], f.low[i])
 	}
+	VPXORQ(f.acc[fe], f.acc[fe], f.acc[fe])
 	for _, t := range terms {
 		VPMADD52HUQ(t.x, t.y, f.acc[t.column+1])
+		VPMADD52LUQ(t.x, t.y, f.low[t.column])
 	}
 	VPMADD52LUQ(f.acc[fe], f.c152, f.acc[0])
 	for i := range fe {
 		VPSLLQ(Imm(limbBits-feBits), f.acc[i], f.acc[i])
-	}
-	for _, t := range terms {
-		VPMADD52LUQ(t.x, t.y, f.acc[t.column])
+		VPADDQ(f.low[i], f.acc[i], f.acc[i])
 	}
 	f.carry()
 }
 
-// carry brings limbs of up to 2^60 below 2^43+2^21. It uses the registers of b.
+// carry brings limbs of up to 2^60 below 2^43+2^21. It uses the registers of low.
 func (f *field) carry() {
 	for i := range fe {
-		VPSRLQ(Imm(feBits), f.acc[i], f.b[i])
+		VPSRLQ(Imm(feBits), f.acc[i], f.low[i])
 		VPANDQ(f.mask, f.acc[i], f.acc[i])
 	}
-	VPMADD52LUQ(f.b[fe-1], f.c152, f.acc[0])
+	VPMADD52LUQ(f.low[fe-1], f.c152, f.acc[0])
 	for i := 1; i < fe; i++ {
-		VPADDQ(f.b[i-1], f.acc[i], f.acc[i])
+		VPADDQ(f.low[i-1], f.acc[i], f.acc[i])
 	}
 }
 
@@ -114,6 +120,11 @@ func (f *field) mul(out, a, b int) {
 
 func (f *field) mulLoaded() {
 	f.times152(f.b, 1)
+	f.mulHeld()
+}
+
+// mulHeld is for a factor b whose multiples fold holds already.
+func (f *field) mulHeld() {
 	var terms []term
 	for j := range fe {
 		for i := range fe {
@@ -156,7 +167,7 @@ func (f *field) sqr(out, a int) {
 	f.store(out)
 }
 
-// Registers that additions use; sums leave them alone.
+// Registers that additions use: those of products' folded factors.
 var spare = z[25:30]
 
 func (f *field) add(out, a, b int) {
@@ -200,18 +211,22 @@ func x25519() {
 	Doc("ladder runs RFC 7748's steps from bit 254 down. work holds fourteen elements of",
 		"eight lanes: x2, z2, x3, z3 and x1 are set, the rest is room. swaps has four",
 		"words of eight lanes, the highest first: bit t is bit t of a lane's scalar xor",
-		"bit t+1.")
+		"bit t+1. swaps is used up.")
 	Pragma("noescape")
 	work, swaps, words, bits := RDI, RSI, R8, R9
 	Load(Param("work"), work)
 	Load(Param("swaps"), swaps)
 	f := newField(work)
-	swap := z[29]
-	spare = z[25:29]
+	nextSwap := func() {
+		swap := spare[0]
+		VMOVDQU64(Mem{Base: swaps}, swap)
+		VPMOVQ2M(swap, K1)
+		VPADDQ(swap, swap, swap)
+		VMOVDQU64(swap, Mem{Base: swaps})
+	}
 	MOVQ(U64(4), words)
-	MOVQ(U64(63), bits) // bit 255 is none of the scalar's
-	VMOVDQU64(Mem{Base: swaps}, swap)
-	VPADDQ(swap, swap, swap)
+	MOVQ(U64(63), bits)
+	nextSwap() // bit 255 is none of the scalar's
 	Label("bit")
 	f.add(a, x2, z2)
 	f.sub(b, x2, z2, p16)
@@ -222,8 +237,7 @@ func x25519() {
 	// doubled is picked.
 	f.mul(da, d, a)
 	f.mul(cb, b, c)
-	VPMOVQ2M(swap, K1)
-	VPADDQ(swap, swap, swap)
+	nextSwap()
 	pickSqr := func(out, one, other int) {
 		for i := range fe {
 			VMOVDQU64(f.at(one, i), f.a[i])
@@ -264,10 +278,7 @@ func x25519() {
 	ADDQ(Imm(zmm), swaps)
 	MOVQ(U64(64), bits)
 	DECQ(words)
-	JZ(LabelRef("done"))
-	VMOVDQU64(Mem{Base: swaps}, swap)
-	JMP(LabelRef("bit"))
-	Label("done")
+	JNZ(LabelRef("bit"))
 	VZEROUPPER()
 	RET()
 

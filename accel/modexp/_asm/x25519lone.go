@@ -8,58 +8,6 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// pair is a field whose registers hold different elements of the same ladder:
-// lanes 0 to 3 belong to one, lanes 4 to 7 to another. Its sums of high and of low
-// halves are in registers of their own, since a step waits for each product.
-type pair struct {
-	field
-	low []VecPhysical
-}
-
-func newPair(base GPPhysical) *pair {
-	p := &pair{low: z[7:13]}
-	p.field = field{base: base, acc: z[0:7], a: z[13:19], b: z[19:25], fold: z[24:30], mask: z[31], c152: z[30]}
-	broadcast(1<<feBits-1, p.mask)
-	broadcast(feFold, p.c152)
-	return p
-}
-
-// product sets acc to a*b, of what fold, b and a hold.
-func (p *pair) product() {
-	for i := range fe {
-		VPXORQ(p.acc[i], p.acc[i], p.acc[i])
-		VPXORQ(p.low[i], p.low[i], p.low[i])
-	}
-	VPXORQ(p.acc[fe], p.acc[fe], p.acc[fe])
-	for j := range fe {
-		for i := range fe {
-			y, column := p.b[j], i+j
-			if column >= fe {
-				y, column = p.fold[j], column-fe
-			}
-			VPMADD52HUQ(p.a[i], y, p.acc[column+1])
-			VPMADD52LUQ(p.a[i], y, p.low[column])
-		}
-	}
-	VPMADD52LUQ(p.acc[fe], p.c152, p.acc[0])
-	for i := range fe {
-		VPSLLQ(Imm(limbBits-feBits), p.acc[i], p.acc[i])
-		VPADDQ(p.low[i], p.acc[i], p.acc[i])
-	}
-	p.carryWith(p.low)
-}
-
-func (p *pair) carryWith(room []VecPhysical) {
-	for i := range fe {
-		VPSRLQ(Imm(feBits), p.acc[i], room[i])
-		VPANDQ(p.mask, p.acc[i], p.acc[i])
-	}
-	VPMADD52LUQ(room[fe-1], p.c152, p.acc[0])
-	for i := 1; i < fe; i++ {
-		VPADDQ(room[i-1], p.acc[i], p.acc[i])
-	}
-}
-
 // lanes8 writes eight words into read-only memory, the four twice.
 func lanes8(name string, four ...uint64) Mem {
 	m := GLOBL(name, RODATA|NOPTR)
@@ -79,6 +27,7 @@ func x25519Lone(p16 Mem) {
 	two := lanes8("two", 2, 2, 2, 2)
 	constant := lanes8("ladderConstant", ladderK, ladderK, ladderK, ladderK)
 
+	// Lanes 0 to 3 belong to one ladder, lanes 4 to 7 to another.
 	const x2z2x3z3, factor, factor152 = 0, 1, 2
 	TEXT("ladderPair", NOSPLIT, "func(work, swaps *uint64)")
 	Doc("ladderPair runs the steps of ladder for two scalars. work holds three elements:",
@@ -89,7 +38,7 @@ func x25519Lone(p16 Mem) {
 	work, swaps, words, bits := RDI, RSI, R8, R9
 	Load(Param("work"), work)
 	Load(Param("swaps"), swaps)
-	p := newPair(work)
+	p := newField(work)
 	odd, first, firstTwo, last := K2, K3, K4, K5
 	for _, m := range []struct {
 		lanes uint64
@@ -135,8 +84,7 @@ func x25519Lone(p16 Mem) {
 	for i := fe - 1; i >= 0; i-- {
 		VPERMQ(p.low[i], y, p.b[i])
 	}
-	p.times152(p.b, 1)
-	p.product()
+	p.mulLoaded()
 	// DA CB AA BB become DA+CB, DA-CB, AA, E and the same, but for BB and k.
 	for i := range fe {
 		VPUNPCKLQDQ(p.acc[i], p.acc[i], p.a[i])
@@ -154,12 +102,11 @@ func x25519Lone(p16 Mem) {
 		VMOVDQA64(p.low[i], odd, p.a[i])
 		VMOVDQA64(p.a[i], firstTwo, p.b[i])
 	}
-	p.carryWith(p.low)
+	p.carry()
 	for i := range fe {
 		VMOVDQA64(p.acc[i], last, p.b[i])
 	}
-	p.times152(p.b, 1)
-	p.product()
+	p.mulLoaded()
 	// x3, (DA-CB)^2, x2, z2: put them in order, and multiply by 1, 1, 1, x1.
 	for i := range fe {
 		VPERMQ(Imm(0x4e), p.acc[i], p.a[i])
@@ -168,7 +115,7 @@ func x25519Lone(p16 Mem) {
 	for i := 1; i < fe; i++ {
 		VMOVDQU64(p.at(factor152, i), p.fold[i])
 	}
-	p.product()
+	p.mulHeld()
 	DECQ(bits)
 	JNZ(LabelRef("bit"))
 	ADDQ(Imm(zmm), swaps)

@@ -9,7 +9,7 @@ package x25519
 // ladder runs RFC 7748's steps from bit 254 down. work holds fourteen elements of
 // eight lanes: x2, z2, x3, z3 and x1 are set, the rest is room. swaps has four
 // words of eight lanes, the highest first: bit t is bit t of a lane's scalar xor
-// bit t+1.
+// bit t+1. swaps is used up.
 //
 //go:noescape
 func ladder(work *uint64, swaps *uint64)
