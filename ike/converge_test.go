@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	simRuns = flag.Int("sim.runs", 2000, "runs of the convergence simulation")
+	simRuns = flag.Int("sim.runs", 2000/slower, "runs of the convergence simulation")
 	simSeed = flag.Uint64("sim.seed", 0, "run this seed alone, and show its log")
 )
 

@@ -257,20 +257,42 @@ func TestEqualSPIs(t *testing.T) {
 	s.bringUp(a, b)
 }
 
-// TestNarrowerAnswer has the initiator take a part of what it proposed.
+// TestNarrowerAnswer has the initiator take a part of what it proposed, in
+// transport mode of protocol and port alone.
 func TestNarrowerAnswer(t *testing.T) {
-	s, a, b := up(t, nil)
-	a.do(second(a.e.Terminate(s.now, Select{Child: "net"})))
-	s.run(3 * time.Second)
-	s.watch(a, b, func(no int, m *quickMessage) {
-		if no == 2 {
-			m.set(isakmp.PayloadID, 0, proxyID(selector("10.1.4.0/22[tcp/80]").Selector).Body)
-			m.set(isakmp.PayloadID, 1, proxyID(selector("10.2.7.7/32").Selector).Body)
+	for _, c := range []struct {
+		mode                  sa.Mode
+		ci, cr                string // what the responder says
+		wantLocal, wantRemote string // "": refused
+	}{
+		{sa.Tunnel, "10.1.4.0/22[tcp/80]", "10.2.7.7/32", "10.1.4.0/22[tcp/80]", "10.2.7.7/32"},
+		{sa.Transport, "192.0.2.1/32[udp/53]", "192.0.2.2/32[udp]", "192.0.2.1/32[udp/53]", "192.0.2.2/32[udp]"},
+		{sa.Transport, "203.0.113.1/32", "203.0.113.2/32[tcp/22]", "192.0.2.1/32", "192.0.2.2/32[tcp/22]"},
+		{sa.Transport, "192.0.2.0/24", "192.0.2.2/32", "", ""},
+	} {
+		s, a, b := alone(t, func(a, b *Config) {
+			for _, x := range []*Config{a, b} {
+				if ch := x.Connections[0].Children[0]; c.mode == sa.Transport {
+					ch.Mode, ch.LocalTS, ch.RemoteTS = sa.Transport, Dynamic{IsDynamic: true}, Dynamic{IsDynamic: true}
+				}
+			}
+		})
+		s.watch(a, b, func(no int, m *quickMessage) {
+			if no == 2 {
+				m.set(isakmp.PayloadID, 0, proxyID(selector(c.ci).Selector).Body)
+				m.set(isakmp.PayloadID, 1, proxyID(selector(c.cr).Selector).Body)
+			}
+		})
+		cmd := a.initiate(b, "net")
+		s.run(2 * time.Second)
+		if c.wantLocal == "" {
+			if err := a.done[cmd]; err == nil || !strings.Contains(err.Error(), "INVALID_ID_INFORMATION") {
+				t.Errorf("%s === %s: %v", c.ci, c.cr, err)
+			}
+			continue
 		}
-	})
-	a.initiate(b, "net")
-	s.run(2 * time.Second)
-	if p := a.pair(); p.LocalTS != selector("10.1.4.0/22[tcp/80]").Selector || p.RemoteTS != selector("10.2.7.7/32").Selector {
-		t.Errorf("%s === %s", p.LocalTS, p.RemoteTS)
+		if p := a.pair(); p.LocalTS != selector(c.wantLocal).Selector || p.RemoteTS != selector(c.wantRemote).Selector {
+			t.Errorf("%s === %s: %s === %s", c.ci, c.cr, p.LocalTS, p.RemoteTS)
+		}
 	}
 }

@@ -296,15 +296,19 @@ func receiveQuick2(x *exchange, m *message) error {
 }
 
 // narrow takes the identities that the responder answers with: those that we
-// proposed, or a part of them.
+// proposed, or a part of them. In transport mode they are between the
+// endpoints, whatever addresses a NAT has the responder see.
 func (x *exchange) narrow(m *message) error {
 	q := x.q
-	if len(m.bodies(isakmp.PayloadID)) == 0 || q.cfg.Mode == sa.Transport {
+	if len(m.bodies(isakmp.PayloadID)) == 0 {
 		return nil
 	}
 	ci, cr, err := x.readIDs(m)
 	if err != nil {
 		return err
+	}
+	if q.cfg.Mode == sa.Transport {
+		ci, cr = atEndpoint(ci, x.s.local.Addr()), atEndpoint(cr, x.s.remote.Addr())
 	}
 	if !q.local.Contains(ci) || !q.remote.Contains(cr) {
 		return refuse(isakmp.InvalidIDInformation, "the peer answers with %s === %s, we proposed %s === %s", ci, cr, q.local, q.remote)
