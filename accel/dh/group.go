@@ -23,8 +23,9 @@
 // # Secrets
 //
 // A private key's bytes are overwritten by Wipe where this package holds them,
-// as is every copy it makes. What the big-number and curve packages below it
-// keep on the stack or the heap while they compute is out of its reach.
+// as is every copy it makes, and package modexp and those below it overwrite what
+// they computed with. What filippo.io/bigmod and crypto/ecdh keep on the stack or
+// the heap is out of reach.
 package dh
 
 import (

@@ -27,8 +27,7 @@ func sqrColumns(t *uint64, a *uint64, blocks int)
 func reduce(out *uint64, t *uint64, q *uint64, p1 *uint64, blocks int)
 
 // choose sets out, lane by lane, to entry digits[lane] of the 16 in table,
-// each blocks*10 limbs of eight numbers; blocks is even or the last half
-// part is read ten limbs at a time. Every entry is read.
+// each blocks*10 limbs of eight numbers. Every entry is read.
 //
 //go:noescape
 func choose(out *uint64, table *uint64, digits *uint64, blocks int)

@@ -14,8 +14,7 @@ func choose() {
 	const part = 2 * block // limbs that are gathered at a time, in registers
 	TEXT("choose", NOSPLIT, "func(out, table, digits *uint64, blocks int)")
 	Doc("choose sets out, lane by lane, to entry digits[lane] of the 16 in table,",
-		"each blocks*10 limbs of eight numbers; blocks is even or the last half",
-		"part is read ten limbs at a time. Every entry is read.")
+		"each blocks*10 limbs of eight numbers. Every entry is read.")
 	Pragma("noescape")
 	out, table, digits, blocks := RDI, RSI, RDX, R8
 	p, n, stride := R9, R10, R11
