@@ -68,6 +68,7 @@ type Backend struct {
 	children  map[childKey]*child
 	pairs     map[uint32]*pair
 	states    map[stateID]*pair // by both SAs
+	unused    map[uint32]*pair  // that wait for their first use
 	slots     map[slotKey]*slot
 	byIndex   map[uint32]*slot
 	reserved  map[stateID]struct{}
@@ -127,6 +128,7 @@ func newBackend(c *conn, o Options) *Backend {
 		children: map[childKey]*child{},
 		pairs:    map[uint32]*pair{},
 		states:   map[stateID]*pair{},
+		unused:   map[uint32]*pair{},
 		slots:    map[slotKey]*slot{},
 		byIndex:  map[uint32]*slot{},
 		reserved: map[stateID]struct{}{},
@@ -143,7 +145,7 @@ func (b *Backend) open() error {
 	if b.router, err = newRouter(b.o); err != nil {
 		return err
 	}
-	b.devices.router = b.router
+	b.devices.router, b.devices.known = b.router, map[int]*egress{}
 	if b.devices.ethtool, err = openEthtool(); err != nil {
 		return err
 	}
@@ -196,6 +198,7 @@ func (b *Backend) Close() error {
 	clear(b.children)
 	clear(b.pairs)
 	clear(b.states)
+	clear(b.unused)
 	clear(b.reserved)
 	b.mu.Unlock()
 

@@ -49,7 +49,6 @@ type pair struct {
 	expired         bool // it carries nothing any more: a hard limit, or its device
 	moving          bool // its SAs are being made anew
 	soft            bool // SoftExpired was reported
-	used            bool // FirstUse was reported
 	watch           watch
 	remapped        remapping
 	lastIn, lastOut activity

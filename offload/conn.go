@@ -33,7 +33,7 @@ type conn struct {
 }
 
 func dialXFRM() (*conn, error) {
-	nl, err := netlink.Dial(netlinkXFRM, nil)
+	nl, err := netlink.Dial(netlinkXFRM, &netlink.Config{MessageBufferSize: messageBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open NETLINK_XFRM: %w", err)
 	}
@@ -43,6 +43,10 @@ func dialXFRM() (*conn, error) {
 }
 
 func (c *conn) Close() error { return c.nl.Close() }
+
+// messageBuffer is what the kernel's answers fit into, in bytes: it fills the
+// parts of a dump up to 32 KiB. With it no answer's length is asked for first.
+const messageBuffer = 64 << 10
 
 // batchMax is how many requests go out at once: their answers have to fit the
 // socket's receive buffer, 212992 bytes as a rule, of which each takes about
@@ -69,13 +73,16 @@ func (c *conn) one(r request) ([]byte, error) {
 	return res.body, res.err
 }
 
-// batch is do for as many requests as fit. The lock is held.
+// batch is do for as many requests as fit. Only the last one is acknowledged:
+// the kernel answers in order, and says nothing of the others but errors and
+// the objects that they ask for. The lock is held.
 func (c *conn) batch(requests []request) []result {
 	results := make([]result, len(requests))
 	messages := make([]netlink.Message, len(requests))
+	last := len(requests) - 1
 	for i, r := range requests {
 		messages[i] = netlink.Message{Header: netlink.Header{Type: r.kind, Flags: netlink.Request}, Data: r.body}
-		if !r.get {
+		if i == last && !r.get {
 			messages[i].Header.Flags |= netlink.Acknowledge
 		}
 	}
@@ -89,32 +96,33 @@ func (c *conn) batch(requests []request) []result {
 		}
 		return results
 	}
-	at := make(map[uint32]int, len(sent))
-	for i, m := range sent {
-		at[m.Header.Sequence] = i
-	}
-	for len(at) > 0 {
+	// Sequence numbers are consecutive.
+	first := sent[0].Header.Sequence
+	which := func(sequence uint32) int { return int(int32(sequence - first)) }
+	for done := false; !done; {
 		got, err := c.nl.Receive()
 		if err != nil {
-			i, known := at[sequenceOf(err)]
-			if !known {
-				for _, i := range at {
-					results[i].err = explain(requests[i].what, err)
+			i := which(sequenceOf(err))
+			if sequenceOf(err) == 0 || i > last {
+				for i, r := range requests {
+					results[i].err = explain(r.what, err)
 				}
 				return results
 			}
-			results[i].err = explain(requests[i].what, err)
-			delete(at, sequenceOf(err))
+			if i >= 0 {
+				results[i].err = explain(requests[i].what, err)
+			}
+			done = i == last
 		}
 		for _, m := range got {
-			i, known := at[m.Header.Sequence]
-			if !known {
+			i := which(m.Header.Sequence)
+			if i < 0 || i > last {
 				continue // of an exchange that was given up
 			}
 			if m.Header.Type != netlink.Error {
 				results[i].body = m.Data
 			}
-			delete(at, m.Header.Sequence)
+			done = done || i == last
 		}
 	}
 	return results

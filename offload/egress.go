@@ -52,6 +52,7 @@ func (e *egress) describe() string {
 type devices struct {
 	router  *router
 	ethtool *ethtool
+	known   map[int]*egress // by index; emptied when devices change
 }
 
 // egressTo returns the device by which packets of an SA leave for the peer.
@@ -60,11 +61,16 @@ func (d devices) egressTo(peer netip.Addr) (*egress, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e := d.known[via.LinkIndex]; e != nil {
+		return e, nil
+	}
 	link, err := d.router.h.LinkByIndex(via.LinkIndex)
 	if err != nil {
 		return nil, fmt.Errorf("find device %d: %w", via.LinkIndex, err)
 	}
-	return d.look(link), nil
+	e := d.look(link)
+	d.known[via.LinkIndex] = e
+	return e, nil
 }
 
 // look finds out about a device. What stands on another device is followed

@@ -159,7 +159,9 @@ func (k *fakeKernel) handle(m netlink.Message) {
 		k.reply(m, msgNewSA, 0, body[:lenState])
 		return
 	}
-	k.reply(m, netlink.Error, 0, make([]byte, 20))
+	if m.Header.Flags&netlink.Acknowledge != 0 {
+		k.reply(m, netlink.Error, 0, make([]byte, 20))
+	}
 }
 
 func stateIn(body []byte) stateID {

@@ -143,13 +143,16 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	return p, nil
 }
 
-// addStates installs the two SAs and returns what the kernel made of them; on
-// an error there is neither.
+// addStates installs the two SAs and returns what the kernel made of them, where
+// they ask for an offload: nothing else can come of those that do not. On an
+// error there is neither.
 func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 	requests := []request{
 		{what: "add inbound SA", kind: msgNewSA, body: in.encode()},
 		{what: "add outbound SA", kind: msgNewSA, body: out.encode()},
-		reading(in.ID), reading(out.ID),
+	}
+	if in.Offload != nil {
+		requests = append(requests, reading(in.ID), reading(out.ID))
 	}
 	if _, ok := b.reserved[in.ID]; ok {
 		requests[0].kind = msgUpdSA // it replaces the reservation
@@ -157,11 +160,16 @@ func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 	got := b.conn.do(requests...)
 	if requests[0].kind == msgUpdSA && errors.Is(got[0].err, unix.ESRCH) {
 		// The reservation has expired.
-		again := b.conn.do(request{what: "add inbound SA", kind: msgNewSA, body: in.encode()}, reading(in.ID))
-		got[0], got[2] = again[0], again[1]
+		requests[0].kind, requests[0].body = msgNewSA, in.encode()
+		got[0] = b.conn.do(requests[0])[0]
+		if in.Offload != nil {
+			got[2] = b.conn.do(reading(in.ID))[0]
+		}
 	}
 	added := func(i int) bool { return got[i].err == nil }
-	if added(0) && added(1) {
+	if added(0) && added(1) && in.Offload == nil {
+		return nil, nil, nil
+	} else if added(0) && added(1) {
 		inSeen, err = answer(got[2])
 		if err == nil {
 			outSeen, err = answer(got[3])
@@ -249,6 +257,7 @@ func (b *Backend) Remove(q *sa.Pair) error {
 	}
 	c := p.child
 	delete(b.pairs, q.ID)
+	delete(b.unused, q.ID)
 	delete(b.states, p.in.ID)
 	delete(b.states, p.out.ID)
 	c.pairs = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == p })

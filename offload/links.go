@@ -19,7 +19,7 @@ const linkSettle = 100 * time.Millisecond
 
 // dialLinks opens the kernel's notes on devices and addresses.
 func dialLinks() (*notes, error) {
-	nl, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	nl, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{MessageBufferSize: messageBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
@@ -46,6 +46,8 @@ func (b *Backend) listenLinks() {
 			return
 		}
 		b.mu.Lock()
+		b.router.forget()
+		clear(b.devices.known)
 		for _, m := range got {
 			// struct ifinfomsg has the index at 4.
 			if (m.Header.Type == unix.RTM_NEWLINK || m.Header.Type == unix.RTM_DELLINK) && len(m.Data) >= 16 {

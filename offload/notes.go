@@ -24,7 +24,7 @@ const remapAgain = time.Second
 type notes struct{ nl *netlink.Conn }
 
 func dialNotes() (*notes, error) {
-	nl, err := netlink.Dial(netlinkXFRM, nil)
+	nl, err := netlink.Dial(netlinkXFRM, &netlink.Config{MessageBufferSize: messageBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open NETLINK_XFRM: %w", err)
 	}

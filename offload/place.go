@@ -167,7 +167,7 @@ func (b *Backend) placementOf(q *sa.Pair, how attempt, in, out *seen) sa.Placeme
 	if q.Encap {
 		p.Detail += " in UDP"
 	}
-	if in.Offload == nil || out.Offload == nil || how.egress == nil {
+	if in == nil || out == nil || in.Offload == nil || out.Offload == nil {
 		return p
 	}
 	p.Kind, p.Device = sa.Crypto, how.egress.device

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,26 @@ type router struct {
 	mark            uint32
 	routes          map[netip.Prefix]*route
 	rules           []*netlink.Rule
+
+	// What was looked up lately; see forget.
+	ways  map[netip.Addr]way
+	addrs map[int][]netlink.Addr // by family
+}
+
+// way is how packets reach a peer, and when the kernel said so.
+type way struct {
+	route *netlink.Route
+	at    time.Time
+}
+
+// wayTime is how long an answer of the routing table holds: many pairs of one
+// peer come at once.
+const wayTime = time.Second
+
+// forget drops what was looked up, for devices or addresses have changed.
+func (r *router) forget() {
+	clear(r.ways)
+	clear(r.addrs)
 }
 
 // route is one to a remote subnet.
@@ -51,7 +72,8 @@ func newRouter(o Options) (*router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	r := &router{h: h, table: o.Table, priority: o.Priority, mark: o.Mark, routes: map[netip.Prefix]*route{}}
+	r := &router{h: h, table: o.Table, priority: o.Priority, mark: o.Mark, routes: map[netip.Prefix]*route{},
+		ways: map[netip.Addr]way{}, addrs: map[int][]netlink.Addr{}}
 	if r.table == 0 {
 		r.table = DefaultTable
 	}
@@ -162,6 +184,9 @@ func (r *router) put(p netip.Prefix, route *route) error {
 
 // way is how the packets of an SA reach the peer.
 func (r *router) way(peer netip.Addr) (*netlink.Route, error) {
+	if w, ok := r.ways[peer]; ok && time.Since(w.at) < wayTime {
+		return w.route, nil
+	}
 	routes, err := r.h.RouteGetWithOptions(peer.AsSlice(), &netlink.RouteGetOptions{Mark: r.mark})
 	if err != nil {
 		return nil, fmt.Errorf("find route to %s: %w", peer, err)
@@ -169,6 +194,7 @@ func (r *router) way(peer netip.Addr) (*netlink.Route, error) {
 	if len(routes) == 0 {
 		return nil, fmt.Errorf("find route to %s: there is none", peer)
 	}
+	r.ways[peer] = way{&routes[0], time.Now()}
 	return &routes[0], nil
 }
 
@@ -240,9 +266,13 @@ func (r *router) addressIn(s sa.Selector) net.IP {
 	if s.From.Is6() {
 		f = unix.AF_INET6
 	}
-	addrs, err := r.h.AddrList(nil, f)
-	if err != nil {
-		return nil
+	addrs, known := r.addrs[f]
+	if !known {
+		var err error
+		if addrs, err = r.h.AddrList(nil, f); err != nil {
+			return nil
+		}
+		r.addrs[f] = addrs
 	}
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP)

@@ -18,16 +18,17 @@ const (
 // watch is when a pair is next looked at.
 type watch struct{ since, next time.Time }
 
-// interval is how long to wait before the pair is looked at again: a quarter
-// of its age.
+// interval is how long to wait before the pair is looked at again: half its
+// age.
 func (w watch) interval(now time.Time) time.Duration {
-	return min(max(now.Sub(w.since)/4, watchFirst), watchLast)
+	return min(max(now.Sub(w.since)/2, watchFirst), watchLast)
 }
 
 // watchSoon has a new pair watched. The lock is held.
 func (b *Backend) watchSoon(p *pair) {
 	now := time.Now()
 	p.watch = watch{now, now.Add(watchFirst)}
+	b.unused[p.ID] = p
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -58,20 +59,18 @@ func (b *Backend) lookForUse(now time.Time) time.Duration {
 	wait := watchLast
 	var due []*pair
 	var requests []request
-	for _, p := range b.pairs {
-		switch {
-		case p.used || p.expired:
-		case p.watch.next.After(now):
-			wait = min(wait, p.watch.next.Sub(now))
-		default:
-			due = append(due, p)
-			requests = append(requests, reading(p.in.ID))
+	for _, p := range b.unused {
+		if left := p.watch.next.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
 		}
+		due = append(due, p)
+		requests = append(requests, reading(p.in.ID))
 	}
 	for i, r := range b.conn.do(requests...) {
 		p := due[i]
 		if s, err := answer(r); err == nil && s.Packets > 0 {
-			p.used = true
+			delete(b.unused, p.ID)
 			b.events.emit(sa.Event{Kind: sa.FirstUse, Pair: p.ID})
 			continue
 		}
