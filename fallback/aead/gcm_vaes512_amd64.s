@@ -546,18 +546,33 @@ after27:
 	SUBQ           $0x00001000, R13
 
 ready28:
-	CMPQ    AX, $0x80
-	JA      vectors30
-	CMPQ    AX, $0x40
-	JA      vectors29
-	MOVQ    CX, R14
-	MOVL    $0x00000040, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
+	CMPQ       AX, $0x80
+	JA         vectors30
+	CMPQ       AX, $0x40
+	JA         vectors29
+	MOVQ       CX, R14
+	MOVL       $0x00000040, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	BTQ        $0x20, AX
+	JCS        wide32
+	BTQ        $0x10, AX
+	JCS        half33
+	VMOVDQU8.Z (DX), K1, X4
+	JMP        accessed34
+
+half33:
+	VMOVDQU8.Z (DX), K1, Y4
+	JMP        accessed34
+
+wide32:
+	VMOVDQU8.Z (DX), K1, Z4
+
+accessed34:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z17, Z0, Z0
 	VAESENC Z18, Z0, Z0
@@ -568,40 +583,68 @@ ready28:
 	VAESENC Z23, Z0, Z0
 	VAESENC Z24, Z0, Z0
 	CMPQ    R10, $0x0c
-	JB      last32
+	JB      last35
 	VAESENC Z25, Z0, Z0
 	VAESENC Z26, Z0, Z0
-	JE      last32
+	JE      last35
 	VAESENC Z27, Z0, Z0
 	VAESENC Z28, Z0, Z0
 
-last32:
+last35:
 	VAESENCLAST Z29, Z0, Z0
-	VMOVDQU8.Z  (DX), K1, Z4
 	VPXORQ      Z4, Z0, Z0
-	VMOVDQU8    Z0, K1, (DX)
-	VMOVDQU8.Z  Z0, K1, Z0
-	VPSHUFB     Z13, Z0, Z0
-	VMOVDQU64   (R12), Z30
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPXORQ      Z14, Z8, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z15
-	VPXORQ      Z15, Z10, Z10
-	JMP         end17
+	BTQ         $0x20, AX
+	JCS         wide36
+	BTQ         $0x10, AX
+	JCS         half37
+	VMOVDQU8    X0, K1, (DX)
+	JMP         accessed38
+
+half37:
+	VMOVDQU8 Y0, K1, (DX)
+	JMP      accessed38
+
+wide36:
+	VMOVDQU8 Z0, K1, (DX)
+
+accessed38:
+	VMOVDQU8.Z Z0, K1, Z0
+	VPSHUFB    Z13, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPXORQ     Z14, Z8, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z15
+	VPXORQ     Z15, Z10, Z10
+	JMP        end17
 
 vectors29:
-	MOVQ    CX, R14
-	MOVL    $0x00000080, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
+	MOVQ       CX, R14
+	MOVL       $0x00000080, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	BTQ        $0x20, AX
+	JCS        wide39
+	BTQ        $0x10, AX
+	JCS        half40
+	VMOVDQU8.Z 64(DX), K1, X4
+	JMP        accessed41
+
+half40:
+	VMOVDQU8.Z 64(DX), K1, Y4
+	JMP        accessed41
+
+wide39:
+	VMOVDQU8.Z 64(DX), K1, Z4
+
+accessed41:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z17, Z0, Z0
@@ -621,57 +664,85 @@ vectors29:
 	VAESENC Z24, Z0, Z0
 	VAESENC Z24, Z1, Z1
 	CMPQ    R10, $0x0c
-	JB      last33
+	JB      last42
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
-	JE      last33
+	JE      last42
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z28, Z0, Z0
 	VAESENC Z28, Z1, Z1
 
-last33:
+last42:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VPXORQ      (DX), Z0, Z0
 	VMOVDQU64   Z0, (DX)
 	VPSHUFB     Z13, Z0, Z0
-	VMOVDQU8.Z  64(DX), K1, Z4
 	VPXORQ      Z4, Z1, Z1
-	VMOVDQU8    Z1, K1, 64(DX)
-	VMOVDQU8.Z  Z1, K1, Z1
-	VPSHUFB     Z13, Z1, Z1
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	JMP         end17
+	BTQ         $0x20, AX
+	JCS         wide43
+	BTQ         $0x10, AX
+	JCS         half44
+	VMOVDQU8    X1, K1, 64(DX)
+	JMP         accessed45
+
+half44:
+	VMOVDQU8 Y1, K1, 64(DX)
+	JMP      accessed45
+
+wide43:
+	VMOVDQU8 Z1, K1, 64(DX)
+
+accessed45:
+	VMOVDQU8.Z Z1, K1, Z1
+	VPSHUFB    Z13, Z1, Z1
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	JMP        end17
 
 vectors30:
-	CMPQ    AX, $0x000000c0
-	JA      vectors31
-	MOVQ    CX, R14
-	MOVL    $0x000000c0, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
-	VPXORQ  128(R13), Z11, Z2
+	CMPQ       AX, $0x000000c0
+	JA         vectors31
+	MOVQ       CX, R14
+	MOVL       $0x000000c0, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	BTQ        $0x20, AX
+	JCS        wide46
+	BTQ        $0x10, AX
+	JCS        half47
+	VMOVDQU8.Z 128(DX), K1, X4
+	JMP        accessed48
+
+half47:
+	VMOVDQU8.Z 128(DX), K1, Y4
+	JMP        accessed48
+
+wide46:
+	VMOVDQU8.Z 128(DX), K1, Z4
+
+accessed48:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z16, Z2, Z2
@@ -700,14 +771,14 @@ vectors30:
 	VAESENC Z24, Z1, Z1
 	VAESENC Z24, Z2, Z2
 	CMPQ    R10, $0x0c
-	JB      last34
+	JB      last49
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
-	JE      last34
+	JE      last49
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -715,7 +786,7 @@ vectors30:
 	VAESENC Z28, Z1, Z1
 	VAESENC Z28, Z2, Z2
 
-last34:
+last49:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -725,47 +796,75 @@ last34:
 	VPXORQ      64(DX), Z1, Z1
 	VMOVDQU64   Z1, 64(DX)
 	VPSHUFB     Z13, Z1, Z1
-	VMOVDQU8.Z  128(DX), K1, Z4
 	VPXORQ      Z4, Z2, Z2
-	VMOVDQU8    Z2, K1, 128(DX)
-	VMOVDQU8.Z  Z2, K1, Z2
-	VPSHUFB     Z13, Z2, Z2
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VMOVDQU64   128(R12), Z30
-	VPCLMULQDQ  $0x01, Z30, Z2, Z14
-	VPCLMULQDQ  $0x10, Z30, Z2, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x00, Z30, Z2, Z14
-	VPXORQ      Z14, Z8, Z8
-	VPCLMULQDQ  $0x11, Z30, Z2, Z15
-	VPXORQ      Z15, Z10, Z10
-	JMP         end17
+	BTQ         $0x20, AX
+	JCS         wide50
+	BTQ         $0x10, AX
+	JCS         half51
+	VMOVDQU8    X2, K1, 128(DX)
+	JMP         accessed52
+
+half51:
+	VMOVDQU8 Y2, K1, 128(DX)
+	JMP      accessed52
+
+wide50:
+	VMOVDQU8 Z2, K1, 128(DX)
+
+accessed52:
+	VMOVDQU8.Z Z2, K1, Z2
+	VPSHUFB    Z13, Z2, Z2
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  128(R12), Z30
+	VPCLMULQDQ $0x01, Z30, Z2, Z14
+	VPCLMULQDQ $0x10, Z30, Z2, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x00, Z30, Z2, Z14
+	VPXORQ     Z14, Z8, Z8
+	VPCLMULQDQ $0x11, Z30, Z2, Z15
+	VPXORQ     Z15, Z10, Z10
+	JMP        end17
 
 vectors31:
-	MOVQ    CX, R14
-	MOVL    $0x00000100, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
-	VPXORQ  128(R13), Z11, Z2
-	VPXORQ  192(R13), Z12, Z3
+	MOVQ       CX, R14
+	MOVL       $0x00000100, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	BTQ        $0x20, AX
+	JCS        wide53
+	BTQ        $0x10, AX
+	JCS        half54
+	VMOVDQU8.Z 192(DX), K1, X4
+	JMP        accessed55
+
+half54:
+	VMOVDQU8.Z 192(DX), K1, Y4
+	JMP        accessed55
+
+wide53:
+	VMOVDQU8.Z 192(DX), K1, Z4
+
+accessed55:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z16, Z2, Z2
@@ -803,7 +902,7 @@ vectors31:
 	VAESENC Z24, Z2, Z2
 	VAESENC Z24, Z3, Z3
 	CMPQ    R10, $0x0c
-	JB      last35
+	JB      last56
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
@@ -812,7 +911,7 @@ vectors31:
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
 	VAESENC Z26, Z3, Z3
-	JE      last35
+	JE      last56
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -822,7 +921,7 @@ vectors31:
 	VAESENC Z28, Z2, Z2
 	VAESENC Z28, Z3, Z3
 
-last35:
+last56:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -836,39 +935,52 @@ last35:
 	VPXORQ      128(DX), Z2, Z2
 	VMOVDQU64   Z2, 128(DX)
 	VPSHUFB     Z13, Z2, Z2
-	VMOVDQU8.Z  192(DX), K1, Z4
 	VPXORQ      Z4, Z3, Z3
-	VMOVDQU8    Z3, K1, 192(DX)
-	VMOVDQU8.Z  Z3, K1, Z3
-	VPSHUFB     Z13, Z3, Z3
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VMOVDQU64   128(R12), Z30
-	VMOVDQU64   192(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z2, Z14
-	VPCLMULQDQ  $0x00, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z2, Z14
-	VPCLMULQDQ  $0x11, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z2, Z14
-	VPCLMULQDQ  $0x10, Z30, Z2, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z3, Z14
-	VPCLMULQDQ  $0x10, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	BTQ         $0x20, AX
+	JCS         wide57
+	BTQ         $0x10, AX
+	JCS         half58
+	VMOVDQU8    X3, K1, 192(DX)
+	JMP         accessed59
+
+half58:
+	VMOVDQU8 Y3, K1, 192(DX)
+	JMP      accessed59
+
+wide57:
+	VMOVDQU8 Z3, K1, 192(DX)
+
+accessed59:
+	VMOVDQU8.Z Z3, K1, Z3
+	VPSHUFB    Z13, Z3, Z3
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  128(R12), Z30
+	VMOVDQU64  192(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z2, Z14
+	VPCLMULQDQ $0x00, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z2, Z14
+	VPCLMULQDQ $0x11, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z2, Z14
+	VPCLMULQDQ $0x10, Z30, Z2, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z3, Z14
+	VPCLMULQDQ $0x10, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
 
 end17:
 	TESTQ           CX, CX
@@ -961,25 +1073,25 @@ end17:
 	ADDQ            992(BX), AX
 	VMOVDQU8        X0, K6, 16(AX)
 	CMPQ            CX, $0x01
-	JE              put36
+	JE              put60
 	VEXTRACTI32X4   $0x01, Z0, X1
 	MOVQ            968(BX), AX
 	ADDQ            1000(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 	CMPQ            CX, $0x02
-	JE              put36
+	JE              put60
 	VEXTRACTI32X4   $0x02, Z0, X1
 	MOVQ            976(BX), AX
 	ADDQ            1008(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 	CMPQ            CX, $0x03
-	JE              put36
+	JE              put60
 	VEXTRACTI32X4   $0x03, Z0, X1
 	MOVQ            984(BX), AX
 	ADDQ            1016(BX), AX
 	VMOVDQU8        X1, K6, 16(AX)
 
-put36:
+put60:
 	JMP finished8
 
 single7:
@@ -1003,14 +1115,14 @@ single7:
 	VAESENC Z23, Z0, Z0
 	VAESENC Z24, Z0, Z0
 	CMPQ    R10, $0x0c
-	JB      last37
+	JB      last61
 	VAESENC Z25, Z0, Z0
 	VAESENC Z26, Z0, Z0
-	JE      last37
+	JE      last61
 	VAESENC Z27, Z0, Z0
 	VAESENC Z28, Z0, Z0
 
-last37:
+last61:
 	VAESENCLAST     Z29, Z0, Z0
 	VMOVDQU         X0, 64(BX)
 	XORQ            R11, R11
@@ -1026,7 +1138,7 @@ last37:
 	MOVQ            $0x00000000, 1128(BX)
 	XORL            CX, CX
 	CMPQ            AX, $0x00000600
-	JA              long38
+	JA              long62
 	LEAQ            15(AX), R14
 	ANDQ            $-16, R14
 	LEAQ            1904(DI), R12
@@ -1037,12 +1149,12 @@ last37:
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
 
-chunks40:
+chunks64:
 	SUBQ           $0x00000100, AX
-	JB             tail41
+	JB             tail65
 	CMPQ           R13, R9
-	JB             ready46
-	JA             after45
+	JB             ready70
+	JA             after69
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1052,9 +1164,9 @@ chunks40:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready46
+	JMP            ready70
 
-after45:
+after69:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1066,7 +1178,7 @@ after45:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready46:
+ready70:
 	VPXORQ  (R13), Z11, Z0
 	VPXORQ  64(R13), Z11, Z1
 	VPXORQ  128(R13), Z11, Z2
@@ -1108,7 +1220,7 @@ ready46:
 	VAESENC Z24, Z2, Z2
 	VAESENC Z24, Z3, Z3
 	CMPQ    R10, $0x0c
-	JB      last47
+	JB      last71
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
@@ -1117,7 +1229,7 @@ ready46:
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
 	VAESENC Z26, Z3, Z3
-	JE      last47
+	JE      last71
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -1127,7 +1239,7 @@ ready46:
 	VAESENC Z28, Z2, Z2
 	VAESENC Z28, Z3, Z3
 
-last47:
+last71:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1147,12 +1259,12 @@ last47:
 	ADDQ        $0x00000100, DX
 	ADDQ        $0x00000100, R13
 	SUBQ        $0x00000100, AX
-	JB          chunk44
+	JB          chunk68
 
-chunk43:
+chunk67:
 	CMPQ           R13, R9
-	JB             ready49
-	JA             after48
+	JB             ready73
+	JA             after72
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1162,9 +1274,9 @@ chunk43:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready49
+	JMP            ready73
 
-after48:
+after72:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1176,7 +1288,7 @@ after48:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready49:
+ready73:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -1246,7 +1358,7 @@ ready49:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last50
+	JB         last74
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -1255,7 +1367,7 @@ ready49:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last50
+	JE         last74
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -1265,7 +1377,7 @@ ready49:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last50:
+last74:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1286,9 +1398,9 @@ last50:
 	ADDQ        $0x00000100, R13
 	ADDQ        $0x00000100, R12
 	SUBQ        $0x00000100, AX
-	JAE         chunk43
+	JAE         chunk67
 
-chunk44:
+chunk68:
 	VMOVDQU64  (R12), Z30
 	VMOVDQU64  64(R12), Z31
 	VPCLMULQDQ $0x00, Z30, Z4, Z14
@@ -1318,9 +1430,9 @@ chunk44:
 	VPCLMULQDQ $0x10, Z31, Z7, Z15
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	ADDQ       $0x00000100, R12
-	JMP        tail41
+	JMP        tail65
 
-long38:
+long62:
 	MOVQ       AX, CX
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
@@ -1333,9 +1445,9 @@ long38:
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
 	ADDQ       $0x10, R12
-	JMP        chunks40
+	JMP        chunks64
 
-blocks39:
+blocks63:
 	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
 	VPCLMULQDQ      $0x01, Z8, Z14, Z15
 	VPSHUFD         $0x4e, Z8, Z8
@@ -1348,7 +1460,7 @@ blocks39:
 	VEXTRACTI32X4   $0x01, Y0, X1
 	VPXORQ          X1, X0, X0
 	CMPQ            CX, $0x00000600
-	JA              more51
+	JA              more75
 	MOVQ            CX, AX
 	XORL            CX, CX
 	LEAQ            15(AX), R14
@@ -1362,9 +1474,9 @@ blocks39:
 	VPXORQ          X8, X8, X8
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
-	JMP             chunks40
+	JMP             chunks64
 
-more51:
+more75:
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
 	LEAQ       384(DI), R12
@@ -1374,14 +1486,14 @@ more51:
 	VPCLMULQDQ $0x10, X1, X0, X2
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
-	JMP        chunks40
+	JMP        chunks64
 
-tail41:
+tail65:
 	ADDQ           $0x00000100, AX
-	JZ             end42
+	JZ             end66
 	CMPQ           R13, R9
-	JB             ready53
-	JA             after52
+	JB             ready77
+	JA             after76
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -1391,9 +1503,9 @@ tail41:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready53
+	JMP            ready77
 
-after52:
+after76:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -1405,19 +1517,34 @@ after52:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready53:
-	CMPQ    AX, $0x80
-	JA      vectors55
-	CMPQ    AX, $0x40
-	JA      vectors54
-	MOVQ    CX, R14
-	MOVL    $0x00000040, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
+ready77:
+	CMPQ       AX, $0x80
+	JA         vectors79
+	CMPQ       AX, $0x40
+	JA         vectors78
+	MOVQ       CX, R14
+	MOVL       $0x00000040, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	BTQ        $0x20, AX
+	JCS        wide81
+	BTQ        $0x10, AX
+	JCS        half82
+	VMOVDQU8.Z (DX), K1, X4
+	JMP        accessed83
+
+half82:
+	VMOVDQU8.Z (DX), K1, Y4
+	JMP        accessed83
+
+wide81:
+	VMOVDQU8.Z (DX), K1, Z4
+
+accessed83:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z17, Z0, Z0
 	VAESENC Z18, Z0, Z0
@@ -1428,40 +1555,68 @@ ready53:
 	VAESENC Z23, Z0, Z0
 	VAESENC Z24, Z0, Z0
 	CMPQ    R10, $0x0c
-	JB      last57
+	JB      last84
 	VAESENC Z25, Z0, Z0
 	VAESENC Z26, Z0, Z0
-	JE      last57
+	JE      last84
 	VAESENC Z27, Z0, Z0
 	VAESENC Z28, Z0, Z0
 
-last57:
+last84:
 	VAESENCLAST Z29, Z0, Z0
-	VMOVDQU8.Z  (DX), K1, Z4
 	VPXORQ      Z4, Z0, Z0
-	VMOVDQU8    Z0, K1, (DX)
-	VMOVDQU8.Z  Z0, K1, Z0
-	VPSHUFB     Z13, Z0, Z0
-	VMOVDQU64   (R12), Z30
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPXORQ      Z14, Z8, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z15
-	VPXORQ      Z15, Z10, Z10
-	JMP         end42
+	BTQ         $0x20, AX
+	JCS         wide85
+	BTQ         $0x10, AX
+	JCS         half86
+	VMOVDQU8    X0, K1, (DX)
+	JMP         accessed87
 
-vectors54:
-	MOVQ    CX, R14
-	MOVL    $0x00000080, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
+half86:
+	VMOVDQU8 Y0, K1, (DX)
+	JMP      accessed87
+
+wide85:
+	VMOVDQU8 Z0, K1, (DX)
+
+accessed87:
+	VMOVDQU8.Z Z0, K1, Z0
+	VPSHUFB    Z13, Z0, Z0
+	VMOVDQU64  (R12), Z30
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPXORQ     Z14, Z8, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z15
+	VPXORQ     Z15, Z10, Z10
+	JMP        end66
+
+vectors78:
+	MOVQ       CX, R14
+	MOVL       $0x00000080, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	BTQ        $0x20, AX
+	JCS        wide88
+	BTQ        $0x10, AX
+	JCS        half89
+	VMOVDQU8.Z 64(DX), K1, X4
+	JMP        accessed90
+
+half89:
+	VMOVDQU8.Z 64(DX), K1, Y4
+	JMP        accessed90
+
+wide88:
+	VMOVDQU8.Z 64(DX), K1, Z4
+
+accessed90:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z17, Z0, Z0
@@ -1481,57 +1636,85 @@ vectors54:
 	VAESENC Z24, Z0, Z0
 	VAESENC Z24, Z1, Z1
 	CMPQ    R10, $0x0c
-	JB      last58
+	JB      last91
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
-	JE      last58
+	JE      last91
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z28, Z0, Z0
 	VAESENC Z28, Z1, Z1
 
-last58:
+last91:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VPXORQ      (DX), Z0, Z0
 	VMOVDQU64   Z0, (DX)
 	VPSHUFB     Z13, Z0, Z0
-	VMOVDQU8.Z  64(DX), K1, Z4
 	VPXORQ      Z4, Z1, Z1
-	VMOVDQU8    Z1, K1, 64(DX)
-	VMOVDQU8.Z  Z1, K1, Z1
-	VPSHUFB     Z13, Z1, Z1
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	JMP         end42
+	BTQ         $0x20, AX
+	JCS         wide92
+	BTQ         $0x10, AX
+	JCS         half93
+	VMOVDQU8    X1, K1, 64(DX)
+	JMP         accessed94
 
-vectors55:
-	CMPQ    AX, $0x000000c0
-	JA      vectors56
-	MOVQ    CX, R14
-	MOVL    $0x000000c0, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
-	VPXORQ  128(R13), Z11, Z2
+half93:
+	VMOVDQU8 Y1, K1, 64(DX)
+	JMP      accessed94
+
+wide92:
+	VMOVDQU8 Z1, K1, 64(DX)
+
+accessed94:
+	VMOVDQU8.Z Z1, K1, Z1
+	VPSHUFB    Z13, Z1, Z1
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	JMP        end66
+
+vectors79:
+	CMPQ       AX, $0x000000c0
+	JA         vectors80
+	MOVQ       CX, R14
+	MOVL       $0x000000c0, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	BTQ        $0x20, AX
+	JCS        wide95
+	BTQ        $0x10, AX
+	JCS        half96
+	VMOVDQU8.Z 128(DX), K1, X4
+	JMP        accessed97
+
+half96:
+	VMOVDQU8.Z 128(DX), K1, Y4
+	JMP        accessed97
+
+wide95:
+	VMOVDQU8.Z 128(DX), K1, Z4
+
+accessed97:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z16, Z2, Z2
@@ -1560,14 +1743,14 @@ vectors55:
 	VAESENC Z24, Z1, Z1
 	VAESENC Z24, Z2, Z2
 	CMPQ    R10, $0x0c
-	JB      last59
+	JB      last98
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
 	VAESENC Z26, Z0, Z0
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
-	JE      last59
+	JE      last98
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -1575,7 +1758,7 @@ vectors55:
 	VAESENC Z28, Z1, Z1
 	VAESENC Z28, Z2, Z2
 
-last59:
+last98:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1585,47 +1768,75 @@ last59:
 	VPXORQ      64(DX), Z1, Z1
 	VMOVDQU64   Z1, 64(DX)
 	VPSHUFB     Z13, Z1, Z1
-	VMOVDQU8.Z  128(DX), K1, Z4
 	VPXORQ      Z4, Z2, Z2
-	VMOVDQU8    Z2, K1, 128(DX)
-	VMOVDQU8.Z  Z2, K1, Z2
-	VPSHUFB     Z13, Z2, Z2
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VMOVDQU64   128(R12), Z30
-	VPCLMULQDQ  $0x01, Z30, Z2, Z14
-	VPCLMULQDQ  $0x10, Z30, Z2, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x00, Z30, Z2, Z14
-	VPXORQ      Z14, Z8, Z8
-	VPCLMULQDQ  $0x11, Z30, Z2, Z15
-	VPXORQ      Z15, Z10, Z10
-	JMP         end42
+	BTQ         $0x20, AX
+	JCS         wide99
+	BTQ         $0x10, AX
+	JCS         half100
+	VMOVDQU8    X2, K1, 128(DX)
+	JMP         accessed101
 
-vectors56:
-	MOVQ    CX, R14
-	MOVL    $0x00000100, CX
-	SUBL    AX, CX
-	MOVQ    $-1, AX
-	SHRQ    CL, AX
-	KMOVQ   AX, K1
-	MOVQ    R14, CX
-	VPXORQ  (R13), Z11, Z0
-	VPXORQ  64(R13), Z11, Z1
-	VPXORQ  128(R13), Z11, Z2
-	VPXORQ  192(R13), Z12, Z3
+half100:
+	VMOVDQU8 Y2, K1, 128(DX)
+	JMP      accessed101
+
+wide99:
+	VMOVDQU8 Z2, K1, 128(DX)
+
+accessed101:
+	VMOVDQU8.Z Z2, K1, Z2
+	VPSHUFB    Z13, Z2, Z2
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  128(R12), Z30
+	VPCLMULQDQ $0x01, Z30, Z2, Z14
+	VPCLMULQDQ $0x10, Z30, Z2, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x00, Z30, Z2, Z14
+	VPXORQ     Z14, Z8, Z8
+	VPCLMULQDQ $0x11, Z30, Z2, Z15
+	VPXORQ     Z15, Z10, Z10
+	JMP        end66
+
+vectors80:
+	MOVQ       CX, R14
+	MOVL       $0x00000100, CX
+	SUBL       AX, CX
+	MOVQ       $-1, AX
+	SHRQ       CL, AX
+	KMOVQ      AX, K1
+	MOVQ       R14, CX
+	VPXORQ     (R13), Z11, Z0
+	VPXORQ     64(R13), Z11, Z1
+	VPXORQ     128(R13), Z11, Z2
+	VPXORQ     192(R13), Z12, Z3
+	BTQ        $0x20, AX
+	JCS        wide102
+	BTQ        $0x10, AX
+	JCS        half103
+	VMOVDQU8.Z 192(DX), K1, X4
+	JMP        accessed104
+
+half103:
+	VMOVDQU8.Z 192(DX), K1, Y4
+	JMP        accessed104
+
+wide102:
+	VMOVDQU8.Z 192(DX), K1, Z4
+
+accessed104:
 	VAESENC Z16, Z0, Z0
 	VAESENC Z16, Z1, Z1
 	VAESENC Z16, Z2, Z2
@@ -1663,7 +1874,7 @@ vectors56:
 	VAESENC Z24, Z2, Z2
 	VAESENC Z24, Z3, Z3
 	CMPQ    R10, $0x0c
-	JB      last60
+	JB      last105
 	VAESENC Z25, Z0, Z0
 	VAESENC Z25, Z1, Z1
 	VAESENC Z25, Z2, Z2
@@ -1672,7 +1883,7 @@ vectors56:
 	VAESENC Z26, Z1, Z1
 	VAESENC Z26, Z2, Z2
 	VAESENC Z26, Z3, Z3
-	JE      last60
+	JE      last105
 	VAESENC Z27, Z0, Z0
 	VAESENC Z27, Z1, Z1
 	VAESENC Z27, Z2, Z2
@@ -1682,7 +1893,7 @@ vectors56:
 	VAESENC Z28, Z2, Z2
 	VAESENC Z28, Z3, Z3
 
-last60:
+last105:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -1696,43 +1907,56 @@ last60:
 	VPXORQ      128(DX), Z2, Z2
 	VMOVDQU64   Z2, 128(DX)
 	VPSHUFB     Z13, Z2, Z2
-	VMOVDQU8.Z  192(DX), K1, Z4
 	VPXORQ      Z4, Z3, Z3
-	VMOVDQU8    Z3, K1, 192(DX)
-	VMOVDQU8.Z  Z3, K1, Z3
-	VPSHUFB     Z13, Z3, Z3
-	VMOVDQU64   (R12), Z30
-	VMOVDQU64   64(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z0, Z14
-	VPCLMULQDQ  $0x00, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z0, Z14
-	VPCLMULQDQ  $0x11, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z0, Z14
-	VPCLMULQDQ  $0x10, Z30, Z0, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z1, Z14
-	VPCLMULQDQ  $0x10, Z31, Z1, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VMOVDQU64   128(R12), Z30
-	VMOVDQU64   192(R12), Z31
-	VPCLMULQDQ  $0x00, Z30, Z2, Z14
-	VPCLMULQDQ  $0x00, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z8
-	VPCLMULQDQ  $0x11, Z30, Z2, Z14
-	VPCLMULQDQ  $0x11, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z10
-	VPCLMULQDQ  $0x01, Z30, Z2, Z14
-	VPCLMULQDQ  $0x10, Z30, Z2, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
-	VPCLMULQDQ  $0x01, Z31, Z3, Z14
-	VPCLMULQDQ  $0x10, Z31, Z3, Z15
-	VPTERNLOGQ  $0x96, Z14, Z15, Z9
+	BTQ         $0x20, AX
+	JCS         wide106
+	BTQ         $0x10, AX
+	JCS         half107
+	VMOVDQU8    X3, K1, 192(DX)
+	JMP         accessed108
 
-end42:
+half107:
+	VMOVDQU8 Y3, K1, 192(DX)
+	JMP      accessed108
+
+wide106:
+	VMOVDQU8 Z3, K1, 192(DX)
+
+accessed108:
+	VMOVDQU8.Z Z3, K1, Z3
+	VPSHUFB    Z13, Z3, Z3
+	VMOVDQU64  (R12), Z30
+	VMOVDQU64  64(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z0, Z14
+	VPCLMULQDQ $0x00, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z0, Z14
+	VPCLMULQDQ $0x11, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z0, Z14
+	VPCLMULQDQ $0x10, Z30, Z0, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z1, Z14
+	VPCLMULQDQ $0x10, Z31, Z1, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VMOVDQU64  128(R12), Z30
+	VMOVDQU64  192(R12), Z31
+	VPCLMULQDQ $0x00, Z30, Z2, Z14
+	VPCLMULQDQ $0x00, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z8
+	VPCLMULQDQ $0x11, Z30, Z2, Z14
+	VPCLMULQDQ $0x11, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z10
+	VPCLMULQDQ $0x01, Z30, Z2, Z14
+	VPCLMULQDQ $0x10, Z30, Z2, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+	VPCLMULQDQ $0x01, Z31, Z3, Z14
+	VPCLMULQDQ $0x10, Z31, Z3, Z15
+	VPTERNLOGQ $0x96, Z14, Z15, Z9
+
+end66:
 	TESTQ         CX, CX
-	JNZ           blocks39
+	JNZ           blocks63
 	MOVQ          1136(BX), R14
 	LEAQ          (R14)(R14*2), R14
 	SHLQ          $0x06, R14
@@ -1846,11 +2070,11 @@ TEXT ·gcmOpenVAES512(SB), $18880-40
 	MOVQ            side+24(FP), AX
 	MOVQ            room+32(FP), CX
 	TESTQ           AX, AX
-	JNZ             own61
+	JNZ             own109
 	LEAQ            1408(BX), AX
 	MOVQ            $0x00002200, CX
 
-own61:
+own109:
 	MOVQ      AX, 1264(BX)
 	LEAQ      10112(BX), AX
 	MOVQ      AX, 1272(BX)
@@ -1860,7 +2084,7 @@ own61:
 	VMOVDQU   Y0, 1224(BX)
 	MOVQ      $0x00000000, 1280(BX)
 
-group62:
+group110:
 	XORQ R11, R11
 	MOVQ 1264(BX), R15
 	MOVQ 1272(BX), AX
@@ -1868,22 +2092,22 @@ group62:
 	MOVQ AX, 1264(BX)
 	MOVQ 1256(BX), R13
 
-gather64:
+gather112:
 	TESTQ R8, R8
-	JZ    gathered67
+	JZ    gathered115
 	MOVQ  8(SI), CX
 	SUBQ  $0x10, CX
 	SUBQ  8(DI), CX
-	JL    bad66
+	JL    bad114
 	LEAQ  63(CX), DX
 	ANDQ  $-64, DX
 	SUBQ  DX, R13
-	JGE   fits68
+	JGE   fits116
 	TESTQ R11, R11
-	JNZ   gathered67
-	JMP   bad66
+	JNZ   gathered115
+	JMP   bad114
 
-fits68:
+fits116:
 	MOVQ R15, 1088(BX)(R11*8)
 	ADDQ DX, R15
 	MOVQ (SI), AX
@@ -1892,42 +2116,42 @@ fits68:
 	MOVQ SI, 1056(BX)(R11*8)
 	INCQ R11
 
-skip65:
+skip113:
 	ADDQ $0x28, SI
 	DECQ R8
 	CMPQ R11, $0x04
-	JB   gather64
-	JMP  gathered67
+	JB   gather112
+	JMP  gathered115
 
-bad66:
+bad114:
 	MOVB $0x00, 32(SI)
-	JMP  skip65
+	JMP  skip113
 
-gathered67:
+gathered115:
 	MOVQ  R11, 1120(BX)
 	TESTQ R11, R11
-	JZ    done63
+	JZ    done111
 	MOVQ  SI, 1144(BX)
 	MOVQ  R8, 1152(BX)
 	CMPQ  R11, $0x01
-	JE    single69
+	JE    single117
 	CMPQ  R11, $0x04
-	JE    full71
+	JE    full119
 	MOVQ  960(BX), AX
 	MOVQ  992(BX), CX
 	MOVQ  1056(BX), DX
 	LEAQ  1904(DI), R12
 
-fill72:
+fill120:
 	MOVQ AX, 960(BX)(R11*8)
 	MOVQ CX, 992(BX)(R11*8)
 	MOVQ DX, 1056(BX)(R11*8)
 	MOVQ R12, 1024(BX)(R11*8)
 	INCQ R11
 	CMPQ R11, $0x04
-	JB   fill72
+	JB   fill120
 
-full71:
+full119:
 	MOVQ            960(BX), AX
 	MOVQ            1056(BX), CX
 	VMOVQ           (AX), X0
@@ -1971,19 +2195,19 @@ full71:
 	VAESENC         Z23, Z0, Z0
 	VAESENC         Z24, Z0, Z0
 	CMPQ            R10, $0x0c
-	JB              last73
+	JB              last121
 	VAESENC         Z25, Z0, Z0
 	VAESENC         Z26, Z0, Z0
-	JE              last73
+	JE              last121
 	VAESENC         Z27, Z0, Z0
 	VAESENC         Z28, Z0, Z0
 
-last73:
+last121:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, 64(BX)
 	XORQ        R11, R11
 
-lane74:
+lane122:
 	MOVQ            960(BX)(R11*8), DX
 	ADDQ            $0x10, DX
 	MOVQ            992(BX)(R11*8), AX
@@ -1997,7 +2221,7 @@ lane74:
 	MOVQ            $0x00000000, 1128(BX)
 	XORL            CX, CX
 	CMPQ            AX, $0x00000600
-	JA              long75
+	JA              long123
 	LEAQ            15(AX), R14
 	ANDQ            $-16, R14
 	LEAQ            1904(DI), R12
@@ -2011,16 +2235,16 @@ lane74:
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
 
-chunks77:
+chunks125:
 	SUBQ $0x00000100, AX
-	JB   tail78
+	JB   tail126
 
-chunk80:
+chunk128:
 	CMPQ           R11, $0x00000100
-	JB             chunk81
+	JB             chunk129
 	CMPQ           R13, R9
-	JB             ready83
-	JA             after82
+	JB             ready131
+	JA             after130
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -2030,9 +2254,9 @@ chunk80:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready83
+	JMP            ready131
 
-after82:
+after130:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -2044,7 +2268,7 @@ after82:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready83:
+ready131:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -2134,7 +2358,7 @@ ready83:
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	VMOVDQU64  Z13, 192(SI)
 	CMPQ       R10, $0x0c
-	JB         last84
+	JB         last132
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -2143,7 +2367,7 @@ ready83:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last84
+	JE         last132
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -2153,7 +2377,7 @@ ready83:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last84:
+last132:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -2170,13 +2394,13 @@ last84:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk80
-	JMP         tail78
+	JAE         chunk128
+	JMP         tail126
 
-chunk81:
+chunk129:
 	CMPQ           R13, R9
-	JB             ready86
-	JA             after85
+	JB             ready134
+	JA             after133
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -2186,9 +2410,9 @@ chunk81:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready86
+	JMP            ready134
 
-after85:
+after133:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -2200,7 +2424,7 @@ after85:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready86:
+ready134:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -2278,7 +2502,7 @@ ready86:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last87
+	JB         last135
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -2287,7 +2511,7 @@ ready86:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last87
+	JE         last135
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -2297,7 +2521,7 @@ ready86:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last87:
+last135:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -2311,10 +2535,10 @@ last87:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk81
-	JMP         tail78
+	JAE         chunk129
+	JMP         tail126
 
-long75:
+long123:
 	MOVQ       AX, CX
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
@@ -2330,9 +2554,9 @@ long75:
 	MOVQ       1160(BX)(R11*8), SI
 	MOVQ       1192(BX)(R11*8), R8
 	MOVQ       1224(BX)(R11*8), R11
-	JMP        chunks77
+	JMP        chunks125
 
-blocks76:
+blocks124:
 	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
 	VPCLMULQDQ      $0x01, Z8, Z14, Z15
 	VPSHUFD         $0x4e, Z8, Z8
@@ -2345,7 +2569,7 @@ blocks76:
 	VEXTRACTI32X4   $0x01, Y0, X1
 	VPXORQ          X1, X0, X0
 	CMPQ            CX, $0x00000600
-	JA              more88
+	JA              more136
 	MOVQ            CX, AX
 	XORL            CX, CX
 	LEAQ            15(AX), R14
@@ -2359,9 +2583,9 @@ blocks76:
 	VPXORQ          X8, X8, X8
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
-	JMP             chunks77
+	JMP             chunks125
 
-more88:
+more136:
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
 	LEAQ       384(DI), R12
@@ -2371,14 +2595,14 @@ more88:
 	VPCLMULQDQ $0x10, X1, X0, X2
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
-	JMP        chunks77
+	JMP        chunks125
 
-tail78:
+tail126:
 	ADDQ           $0x00000100, AX
-	JZ             end79
+	JZ             end127
 	CMPQ           R13, R9
-	JB             ready90
-	JA             after89
+	JB             ready138
+	JA             after137
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -2388,9 +2612,9 @@ tail78:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready90
+	JMP            ready138
 
-after89:
+after137:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -2402,11 +2626,11 @@ after89:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready90:
+ready138:
 	CMPQ       AX, $0x80
-	JA         vectors92
+	JA         vectors140
 	CMPQ       AX, $0x40
-	JA         vectors91
+	JA         vectors139
 	MOVQ       CX, R14
 	MOVL       $0x00000040, CX
 	SUBL       AX, CX
@@ -2415,8 +2639,22 @@ ready90:
 	KMOVQ      AX, K1
 	MOVQ       R14, CX
 	VPXORQ     (R13), Z11, Z0
-	VAESENC    Z16, Z0, Z0
+	BTQ        $0x20, AX
+	JCS        wide142
+	BTQ        $0x10, AX
+	JCS        half143
+	VMOVDQU8.Z (DX), K1, X4
+	JMP        accessed144
+
+half143:
+	VMOVDQU8.Z (DX), K1, Y4
+	JMP        accessed144
+
+wide142:
 	VMOVDQU8.Z (DX), K1, Z4
+
+accessed144:
+	VAESENC    Z16, Z0, Z0
 	VAESENC    Z17, Z0, Z0
 	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z18, Z0, Z0
@@ -2435,19 +2673,19 @@ ready90:
 	VPCLMULQDQ $0x11, Z30, Z4, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last94
+	JB         last145
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z26, Z0, Z0
-	JE         last94
+	JE         last145
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z28, Z0, Z0
 
-last94:
+last145:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, (R15)
-	JMP         end79
+	JMP         end127
 
-vectors91:
+vectors139:
 	MOVQ       CX, R14
 	MOVL       $0x00000080, CX
 	SUBL       AX, CX
@@ -2457,12 +2695,26 @@ vectors91:
 	MOVQ       R14, CX
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
+	BTQ        $0x20, AX
+	JCS        wide146
+	BTQ        $0x10, AX
+	JCS        half147
+	VMOVDQU8.Z 64(DX), K1, X5
+	JMP        accessed148
+
+half147:
+	VMOVDQU8.Z 64(DX), K1, Y5
+	JMP        accessed148
+
+wide146:
+	VMOVDQU8.Z 64(DX), K1, Z5
+
+accessed148:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
 	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z17, Z0, Z0
-	VMOVDQU8.Z 64(DX), K1, Z5
 	VAESENC    Z17, Z1, Z1
 	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z18, Z0, Z0
@@ -2494,27 +2746,27 @@ vectors91:
 	VAESENC    Z24, Z1, Z1
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last95
+	JB         last149
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
-	JE         last95
+	JE         last149
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z28, Z0, Z0
 	VAESENC    Z28, Z1, Z1
 
-last95:
+last149:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
-	JMP         end79
+	JMP         end127
 
-vectors92:
+vectors140:
 	CMPQ       AX, $0x000000c0
-	JA         vectors93
+	JA         vectors141
 	MOVQ       CX, R14
 	MOVL       $0x000000c0, CX
 	SUBL       AX, CX
@@ -2525,6 +2777,21 @@ vectors92:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
+	BTQ        $0x20, AX
+	JCS        wide150
+	BTQ        $0x10, AX
+	JCS        half151
+	VMOVDQU8.Z 128(DX), K1, X6
+	JMP        accessed152
+
+half151:
+	VMOVDQU8.Z 128(DX), K1, Y6
+	JMP        accessed152
+
+wide150:
+	VMOVDQU8.Z 128(DX), K1, Z6
+
+accessed152:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
@@ -2534,7 +2801,6 @@ vectors92:
 	VAESENC    Z17, Z0, Z0
 	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z1, Z1
-	VMOVDQU8.Z 128(DX), K1, Z6
 	VAESENC    Z17, Z2, Z2
 	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z18, Z0, Z0
@@ -2581,14 +2847,14 @@ vectors92:
 	VPCLMULQDQ $0x11, Z30, Z6, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last96
+	JB         last153
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
-	JE         last96
+	JE         last153
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -2596,16 +2862,16 @@ vectors92:
 	VAESENC    Z28, Z1, Z1
 	VAESENC    Z28, Z2, Z2
 
-last96:
+last153:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
 	VMOVDQU64   Z2, 128(R15)
-	JMP         end79
+	JMP         end127
 
-vectors93:
+vectors141:
 	MOVQ       CX, R14
 	MOVL       $0x00000100, CX
 	SUBL       AX, CX
@@ -2617,6 +2883,21 @@ vectors93:
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
 	VPXORQ     192(R13), Z12, Z3
+	BTQ        $0x20, AX
+	JCS        wide154
+	BTQ        $0x10, AX
+	JCS        half155
+	VMOVDQU8.Z 192(DX), K1, X7
+	JMP        accessed156
+
+half155:
+	VMOVDQU8.Z 192(DX), K1, Y7
+	JMP        accessed156
+
+wide154:
+	VMOVDQU8.Z 192(DX), K1, Z7
+
+accessed156:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
@@ -2630,7 +2911,6 @@ vectors93:
 	VAESENC    Z17, Z1, Z1
 	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z17, Z2, Z2
-	VMOVDQU8.Z 192(DX), K1, Z7
 	VAESENC    Z17, Z3, Z3
 	VPSHUFB    1344(BX), Z7, Z7
 	VAESENC    Z18, Z0, Z0
@@ -2690,7 +2970,7 @@ vectors93:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last97
+	JB         last157
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -2699,7 +2979,7 @@ vectors93:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last97
+	JE         last157
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -2709,7 +2989,7 @@ vectors93:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last97:
+last157:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -2719,9 +2999,9 @@ last97:
 	VMOVDQU64   Z2, 128(R15)
 	VMOVDQU64   Z3, 192(R15)
 
-end79:
+end127:
 	TESTQ     CX, CX
-	JNZ       blocks76
+	JNZ       blocks124
 	MOVQ      1136(BX), R14
 	LEAQ      (R14)(R14*2), R14
 	SHLQ      $0x06, R14
@@ -2729,9 +3009,9 @@ end79:
 	VMOVDQU64 Z9, 256(BX)(R14*1)
 	VMOVDQU64 Z10, 320(BX)(R14*1)
 
-four98:
+four158:
 	SUBQ      $0x00000100, R11
-	JB        part100
+	JB        part160
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -2746,50 +3026,77 @@ four98:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four98
+	JMP       four158
 
-part100:
+part160:
 	ADDQ $0x00000100, R11
-	JZ   decrypted101
+	JZ   decrypted161
 
-one99:
+one159:
 	CMPQ      R11, $0x40
-	JBE       rest102
+	JBE       rest162
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one99
+	JMP       one159
 
-rest102:
+rest162:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
 	SHRQ       CL, AX
 	KMOVQ      AX, K1
-	VMOVDQU8.Z (SI), K1, Z13
-	VPXORQ     (R8), Z13, Z13
-	VMOVDQU8   Z13, K1, (SI)
+	BTQ        $0x20, AX
+	JCS        wide163
+	BTQ        $0x10, AX
+	JCS        half164
+	VMOVDQU8.Z (SI), K1, X13
+	JMP        accessed165
 
-decrypted101:
+half164:
+	VMOVDQU8.Z (SI), K1, Y13
+	JMP        accessed165
+
+wide163:
+	VMOVDQU8.Z (SI), K1, Z13
+
+accessed165:
+	VPXORQ   (R8), Z13, Z13
+	BTQ      $0x20, AX
+	JCS      wide166
+	BTQ      $0x10, AX
+	JCS      half167
+	VMOVDQU8 X13, K1, (SI)
+	JMP      accessed168
+
+half167:
+	VMOVDQU8 Y13, K1, (SI)
+	JMP      accessed168
+
+wide166:
+	VMOVDQU8 Z13, K1, (SI)
+
+accessed168:
+decrypted161:
 	MOVQ 1136(BX), R11
 	INCQ R11
 	CMPQ R11, 1120(BX)
-	JB   lane74
+	JB   lane122
 
-due103:
+due169:
 	CMPQ R11, 1280(BX)
-	JAE  nothing104
+	JAE  nothing170
 	MOVQ R11, 1136(BX)
 	MOVQ 1160(BX)(R11*8), SI
 	MOVQ 1192(BX)(R11*8), R8
 	MOVQ 1224(BX)(R11*8), R11
 
-four105:
+four171:
 	SUBQ      $0x00000100, R11
-	JB        part107
+	JB        part173
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -2804,39 +3111,66 @@ four105:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four105
+	JMP       four171
 
-part107:
+part173:
 	ADDQ $0x00000100, R11
-	JZ   decrypted108
+	JZ   decrypted174
 
-one106:
+one172:
 	CMPQ      R11, $0x40
-	JBE       rest109
+	JBE       rest175
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one106
+	JMP       one172
 
-rest109:
+rest175:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
 	SHRQ       CL, AX
 	KMOVQ      AX, K1
-	VMOVDQU8.Z (SI), K1, Z13
-	VPXORQ     (R8), Z13, Z13
-	VMOVDQU8   Z13, K1, (SI)
+	BTQ        $0x20, AX
+	JCS        wide176
+	BTQ        $0x10, AX
+	JCS        half177
+	VMOVDQU8.Z (SI), K1, X13
+	JMP        accessed178
 
-decrypted108:
+half177:
+	VMOVDQU8.Z (SI), K1, Y13
+	JMP        accessed178
+
+wide176:
+	VMOVDQU8.Z (SI), K1, Z13
+
+accessed178:
+	VPXORQ   (R8), Z13, Z13
+	BTQ      $0x20, AX
+	JCS      wide179
+	BTQ      $0x10, AX
+	JCS      half180
+	VMOVDQU8 X13, K1, (SI)
+	JMP      accessed181
+
+half180:
+	VMOVDQU8 Y13, K1, (SI)
+	JMP      accessed181
+
+wide179:
+	VMOVDQU8 Z13, K1, (SI)
+
+accessed181:
+decrypted174:
 	MOVQ 1136(BX), R11
 	INCQ R11
-	JMP  due103
+	JMP  due169
 
-nothing104:
+nothing170:
 	VMOVDQU64       192(BX), Z0
 	VMOVDQU64       576(BX), Z1
 	VSHUFI64X2      $0xee, 384(BX), Z0, Z2
@@ -2934,7 +3268,7 @@ nothing104:
 	VMOVDQU         Y0, 1224(BX)
 	XORQ            R11, R11
 
-lane110:
+lane182:
 	MOVQ    1056(BX)(R11*8), AX
 	XORL    DX, DX
 	TESTL   $0x00000003, CX
@@ -2949,11 +3283,11 @@ lane110:
 	SHRL    $0x02, CX
 	INCQ    R11
 	CMPQ    R11, 1120(BX)
-	JB      lane110
+	JB      lane182
 	MOVQ    R11, 1280(BX)
-	JMP     finished70
+	JMP     finished118
 
-single69:
+single117:
 	MOVQ    960(BX), AX
 	MOVQ    1056(BX), CX
 	VMOVQ   (AX), X0
@@ -2975,14 +3309,14 @@ single69:
 	VAESENC Z23, Z0, Z0
 	VAESENC Z24, Z0, Z0
 	CMPQ    R10, $0x0c
-	JB      last111
+	JB      last183
 	VAESENC Z25, Z0, Z0
 	VAESENC Z26, Z0, Z0
-	JE      last111
+	JE      last183
 	VAESENC Z27, Z0, Z0
 	VAESENC Z28, Z0, Z0
 
-last111:
+last183:
 	VAESENCLAST     Z29, Z0, Z0
 	VMOVDQU         X0, 64(BX)
 	XORQ            R11, R11
@@ -2999,7 +3333,7 @@ last111:
 	MOVQ            $0x00000000, 1128(BX)
 	XORL            CX, CX
 	CMPQ            AX, $0x00000600
-	JA              long112
+	JA              long184
 	LEAQ            15(AX), R14
 	ANDQ            $-16, R14
 	LEAQ            1904(DI), R12
@@ -3013,16 +3347,16 @@ last111:
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
 
-chunks114:
+chunks186:
 	SUBQ $0x00000100, AX
-	JB   tail115
+	JB   tail187
 
-chunk117:
+chunk189:
 	CMPQ           R11, $0x00000100
-	JB             chunk118
+	JB             chunk190
 	CMPQ           R13, R9
-	JB             ready120
-	JA             after119
+	JB             ready192
+	JA             after191
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -3032,9 +3366,9 @@ chunk117:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready120
+	JMP            ready192
 
-after119:
+after191:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -3046,7 +3380,7 @@ after119:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready120:
+ready192:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -3136,7 +3470,7 @@ ready120:
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	VMOVDQU64  Z13, 192(SI)
 	CMPQ       R10, $0x0c
-	JB         last121
+	JB         last193
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -3145,7 +3479,7 @@ ready120:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last121
+	JE         last193
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -3155,7 +3489,7 @@ ready120:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last121:
+last193:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -3172,13 +3506,13 @@ last121:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk117
-	JMP         tail115
+	JAE         chunk189
+	JMP         tail187
 
-chunk118:
+chunk190:
 	CMPQ           R13, R9
-	JB             ready123
-	JA             after122
+	JB             ready195
+	JA             after194
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -3188,9 +3522,9 @@ chunk118:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready123
+	JMP            ready195
 
-after122:
+after194:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -3202,7 +3536,7 @@ after122:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready123:
+ready195:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
@@ -3280,7 +3614,7 @@ ready123:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last124
+	JB         last196
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -3289,7 +3623,7 @@ ready123:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last124
+	JE         last196
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -3299,7 +3633,7 @@ ready123:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last124:
+last196:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -3313,10 +3647,10 @@ last124:
 	ADDQ        $0x00000100, R12
 	ADDQ        $0x00000100, R15
 	SUBQ        $0x00000100, AX
-	JAE         chunk118
-	JMP         tail115
+	JAE         chunk190
+	JMP         tail187
 
-long112:
+long184:
 	MOVQ       AX, CX
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
@@ -3332,9 +3666,9 @@ long112:
 	MOVQ       1160(BX)(R11*8), SI
 	MOVQ       1192(BX)(R11*8), R8
 	MOVQ       1224(BX)(R11*8), R11
-	JMP        chunks114
+	JMP        chunks186
 
-blocks113:
+blocks185:
 	VBROADCASTI32X4 gcmPoly<>+0(SB), Z14
 	VPCLMULQDQ      $0x01, Z8, Z14, Z15
 	VPSHUFD         $0x4e, Z8, Z8
@@ -3347,7 +3681,7 @@ blocks113:
 	VEXTRACTI32X4   $0x01, Y0, X1
 	VPXORQ          X1, X0, X0
 	CMPQ            CX, $0x00000600
-	JA              more125
+	JA              more197
 	MOVQ            CX, AX
 	XORL            CX, CX
 	LEAQ            15(AX), R14
@@ -3361,9 +3695,9 @@ blocks113:
 	VPXORQ          X8, X8, X8
 	VPXORQ          X9, X9, X9
 	VPXORQ          X10, X10, X10
-	JMP             chunks114
+	JMP             chunks186
 
-more125:
+more197:
 	SUBQ       $0x00000600, CX
 	MOVL       $0x00000600, AX
 	LEAQ       384(DI), R12
@@ -3373,14 +3707,14 @@ more125:
 	VPCLMULQDQ $0x10, X1, X0, X2
 	VPCLMULQDQ $0x11, X1, X0, X10
 	VPXORQ     X2, X9, X9
-	JMP        chunks114
+	JMP        chunks186
 
-tail115:
+tail187:
 	ADDQ           $0x00000100, AX
-	JZ             end116
+	JZ             end188
 	CMPQ           R13, R9
-	JB             ready127
-	JA             after126
+	JB             ready199
+	JA             after198
 	INCQ           1128(BX)
 	MOVL           $0x00008800, R14
 	KMOVW          R14, K7
@@ -3390,9 +3724,9 @@ tail115:
 	BSWAPL         R14
 	VPBROADCASTD.Z R14, K7, Z14
 	VPXORQ         Z14, Z12, Z12
-	JMP            ready127
+	JMP            ready199
 
-after126:
+after198:
 	MOVL           $0x00008888, R14
 	KMOVW          R14, K7
 	MOVQ           1128(BX), R14
@@ -3404,11 +3738,11 @@ after126:
 	VMOVDQA64      Z11, Z12
 	SUBQ           $0x00001000, R13
 
-ready127:
+ready199:
 	CMPQ       AX, $0x80
-	JA         vectors129
+	JA         vectors201
 	CMPQ       AX, $0x40
-	JA         vectors128
+	JA         vectors200
 	MOVQ       CX, R14
 	MOVL       $0x00000040, CX
 	SUBL       AX, CX
@@ -3417,8 +3751,22 @@ ready127:
 	KMOVQ      AX, K1
 	MOVQ       R14, CX
 	VPXORQ     (R13), Z11, Z0
-	VAESENC    Z16, Z0, Z0
+	BTQ        $0x20, AX
+	JCS        wide203
+	BTQ        $0x10, AX
+	JCS        half204
+	VMOVDQU8.Z (DX), K1, X4
+	JMP        accessed205
+
+half204:
+	VMOVDQU8.Z (DX), K1, Y4
+	JMP        accessed205
+
+wide203:
 	VMOVDQU8.Z (DX), K1, Z4
+
+accessed205:
+	VAESENC    Z16, Z0, Z0
 	VAESENC    Z17, Z0, Z0
 	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z18, Z0, Z0
@@ -3437,19 +3785,19 @@ ready127:
 	VPCLMULQDQ $0x11, Z30, Z4, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last131
+	JB         last206
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z26, Z0, Z0
-	JE         last131
+	JE         last206
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z28, Z0, Z0
 
-last131:
+last206:
 	VAESENCLAST Z29, Z0, Z0
 	VMOVDQU64   Z0, (R15)
-	JMP         end116
+	JMP         end188
 
-vectors128:
+vectors200:
 	MOVQ       CX, R14
 	MOVL       $0x00000080, CX
 	SUBL       AX, CX
@@ -3459,12 +3807,26 @@ vectors128:
 	MOVQ       R14, CX
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
+	BTQ        $0x20, AX
+	JCS        wide207
+	BTQ        $0x10, AX
+	JCS        half208
+	VMOVDQU8.Z 64(DX), K1, X5
+	JMP        accessed209
+
+half208:
+	VMOVDQU8.Z 64(DX), K1, Y5
+	JMP        accessed209
+
+wide207:
+	VMOVDQU8.Z 64(DX), K1, Z5
+
+accessed209:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
 	VPSHUFB    1344(BX), Z4, Z4
 	VAESENC    Z17, Z0, Z0
-	VMOVDQU8.Z 64(DX), K1, Z5
 	VAESENC    Z17, Z1, Z1
 	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z18, Z0, Z0
@@ -3496,27 +3858,27 @@ vectors128:
 	VAESENC    Z24, Z1, Z1
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last132
+	JB         last210
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
-	JE         last132
+	JE         last210
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z28, Z0, Z0
 	VAESENC    Z28, Z1, Z1
 
-last132:
+last210:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
-	JMP         end116
+	JMP         end188
 
-vectors129:
+vectors201:
 	CMPQ       AX, $0x000000c0
-	JA         vectors130
+	JA         vectors202
 	MOVQ       CX, R14
 	MOVL       $0x000000c0, CX
 	SUBL       AX, CX
@@ -3527,6 +3889,21 @@ vectors129:
 	VPXORQ     (R13), Z11, Z0
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
+	BTQ        $0x20, AX
+	JCS        wide211
+	BTQ        $0x10, AX
+	JCS        half212
+	VMOVDQU8.Z 128(DX), K1, X6
+	JMP        accessed213
+
+half212:
+	VMOVDQU8.Z 128(DX), K1, Y6
+	JMP        accessed213
+
+wide211:
+	VMOVDQU8.Z 128(DX), K1, Z6
+
+accessed213:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
@@ -3536,7 +3913,6 @@ vectors129:
 	VAESENC    Z17, Z0, Z0
 	VPSHUFB    1344(BX), Z5, Z5
 	VAESENC    Z17, Z1, Z1
-	VMOVDQU8.Z 128(DX), K1, Z6
 	VAESENC    Z17, Z2, Z2
 	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z18, Z0, Z0
@@ -3583,14 +3959,14 @@ vectors129:
 	VPCLMULQDQ $0x11, Z30, Z6, Z15
 	VPXORQ     Z15, Z10, Z10
 	CMPQ       R10, $0x0c
-	JB         last133
+	JB         last214
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
 	VAESENC    Z26, Z0, Z0
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
-	JE         last133
+	JE         last214
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -3598,16 +3974,16 @@ vectors129:
 	VAESENC    Z28, Z1, Z1
 	VAESENC    Z28, Z2, Z2
 
-last133:
+last214:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
 	VMOVDQU64   Z0, (R15)
 	VMOVDQU64   Z1, 64(R15)
 	VMOVDQU64   Z2, 128(R15)
-	JMP         end116
+	JMP         end188
 
-vectors130:
+vectors202:
 	MOVQ       CX, R14
 	MOVL       $0x00000100, CX
 	SUBL       AX, CX
@@ -3619,6 +3995,21 @@ vectors130:
 	VPXORQ     64(R13), Z11, Z1
 	VPXORQ     128(R13), Z11, Z2
 	VPXORQ     192(R13), Z12, Z3
+	BTQ        $0x20, AX
+	JCS        wide215
+	BTQ        $0x10, AX
+	JCS        half216
+	VMOVDQU8.Z 192(DX), K1, X7
+	JMP        accessed217
+
+half216:
+	VMOVDQU8.Z 192(DX), K1, Y7
+	JMP        accessed217
+
+wide215:
+	VMOVDQU8.Z 192(DX), K1, Z7
+
+accessed217:
 	VAESENC    Z16, Z0, Z0
 	VMOVDQU64  (DX), Z4
 	VAESENC    Z16, Z1, Z1
@@ -3632,7 +4023,6 @@ vectors130:
 	VAESENC    Z17, Z1, Z1
 	VPSHUFB    1344(BX), Z6, Z6
 	VAESENC    Z17, Z2, Z2
-	VMOVDQU8.Z 192(DX), K1, Z7
 	VAESENC    Z17, Z3, Z3
 	VPSHUFB    1344(BX), Z7, Z7
 	VAESENC    Z18, Z0, Z0
@@ -3692,7 +4082,7 @@ vectors130:
 	VAESENC    Z24, Z3, Z3
 	VPTERNLOGQ $0x96, Z14, Z15, Z9
 	CMPQ       R10, $0x0c
-	JB         last134
+	JB         last218
 	VAESENC    Z25, Z0, Z0
 	VAESENC    Z25, Z1, Z1
 	VAESENC    Z25, Z2, Z2
@@ -3701,7 +4091,7 @@ vectors130:
 	VAESENC    Z26, Z1, Z1
 	VAESENC    Z26, Z2, Z2
 	VAESENC    Z26, Z3, Z3
-	JE         last134
+	JE         last218
 	VAESENC    Z27, Z0, Z0
 	VAESENC    Z27, Z1, Z1
 	VAESENC    Z27, Z2, Z2
@@ -3711,7 +4101,7 @@ vectors130:
 	VAESENC    Z28, Z2, Z2
 	VAESENC    Z28, Z3, Z3
 
-last134:
+last218:
 	VAESENCLAST Z29, Z0, Z0
 	VAESENCLAST Z29, Z1, Z1
 	VAESENCLAST Z29, Z2, Z2
@@ -3721,9 +4111,9 @@ last134:
 	VMOVDQU64   Z2, 128(R15)
 	VMOVDQU64   Z3, 192(R15)
 
-end116:
+end188:
 	TESTQ     CX, CX
-	JNZ       blocks113
+	JNZ       blocks185
 	MOVQ      1136(BX), R14
 	LEAQ      (R14)(R14*2), R14
 	SHLQ      $0x06, R14
@@ -3731,9 +4121,9 @@ end116:
 	VMOVDQU64 Z9, 256(BX)(R14*1)
 	VMOVDQU64 Z10, 320(BX)(R14*1)
 
-four135:
+four219:
 	SUBQ      $0x00000100, R11
-	JB        part137
+	JB        part221
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -3748,48 +4138,75 @@ four135:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four135
+	JMP       four219
 
-part137:
+part221:
 	ADDQ $0x00000100, R11
-	JZ   decrypted138
+	JZ   decrypted222
 
-one136:
+one220:
 	CMPQ      R11, $0x40
-	JBE       rest139
+	JBE       rest223
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one136
+	JMP       one220
 
-rest139:
+rest223:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
 	SHRQ       CL, AX
 	KMOVQ      AX, K1
-	VMOVDQU8.Z (SI), K1, Z13
-	VPXORQ     (R8), Z13, Z13
-	VMOVDQU8   Z13, K1, (SI)
+	BTQ        $0x20, AX
+	JCS        wide224
+	BTQ        $0x10, AX
+	JCS        half225
+	VMOVDQU8.Z (SI), K1, X13
+	JMP        accessed226
 
-decrypted138:
+half225:
+	VMOVDQU8.Z (SI), K1, Y13
+	JMP        accessed226
+
+wide224:
+	VMOVDQU8.Z (SI), K1, Z13
+
+accessed226:
+	VPXORQ   (R8), Z13, Z13
+	BTQ      $0x20, AX
+	JCS      wide227
+	BTQ      $0x10, AX
+	JCS      half228
+	VMOVDQU8 X13, K1, (SI)
+	JMP      accessed229
+
+half228:
+	VMOVDQU8 Y13, K1, (SI)
+	JMP      accessed229
+
+wide227:
+	VMOVDQU8 Z13, K1, (SI)
+
+accessed229:
+decrypted222:
 	MOVQ 1136(BX), R11
 	INCQ R11
 
-due140:
+due230:
 	CMPQ R11, 1280(BX)
-	JAE  nothing141
+	JAE  nothing231
 	MOVQ R11, 1136(BX)
 	MOVQ 1160(BX)(R11*8), SI
 	MOVQ 1192(BX)(R11*8), R8
 	MOVQ 1224(BX)(R11*8), R11
 
-four142:
+four232:
 	SUBQ      $0x00000100, R11
-	JB        part144
+	JB        part234
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -3804,39 +4221,66 @@ four142:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four142
+	JMP       four232
 
-part144:
+part234:
 	ADDQ $0x00000100, R11
-	JZ   decrypted145
+	JZ   decrypted235
 
-one143:
+one233:
 	CMPQ      R11, $0x40
-	JBE       rest146
+	JBE       rest236
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one143
+	JMP       one233
 
-rest146:
+rest236:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
 	SHRQ       CL, AX
 	KMOVQ      AX, K1
-	VMOVDQU8.Z (SI), K1, Z13
-	VPXORQ     (R8), Z13, Z13
-	VMOVDQU8   Z13, K1, (SI)
+	BTQ        $0x20, AX
+	JCS        wide237
+	BTQ        $0x10, AX
+	JCS        half238
+	VMOVDQU8.Z (SI), K1, X13
+	JMP        accessed239
 
-decrypted145:
+half238:
+	VMOVDQU8.Z (SI), K1, Y13
+	JMP        accessed239
+
+wide237:
+	VMOVDQU8.Z (SI), K1, Z13
+
+accessed239:
+	VPXORQ   (R8), Z13, Z13
+	BTQ      $0x20, AX
+	JCS      wide240
+	BTQ      $0x10, AX
+	JCS      half241
+	VMOVDQU8 X13, K1, (SI)
+	JMP      accessed242
+
+half241:
+	VMOVDQU8 Y13, K1, (SI)
+	JMP      accessed242
+
+wide240:
+	VMOVDQU8 Z13, K1, (SI)
+
+accessed242:
+decrypted235:
 	MOVQ 1136(BX), R11
 	INCQ R11
-	JMP  due140
+	JMP  due230
 
-nothing141:
+nothing231:
 	VEXTRACTI64X4 $0x01, Z8, Y0
 	VPXOR         Y0, Y8, Y8
 	VEXTRACTI128  $0x01, Y8, X0
@@ -3897,26 +4341,26 @@ nothing141:
 	CMOVQEQ       DX, CX
 	MOVQ          CX, 1224(BX)
 
-finished70:
+finished118:
 	MOVQ  1144(BX), SI
 	MOVQ  1152(BX), R8
 	TESTQ R8, R8
-	JNZ   group62
+	JNZ   group110
 
-done63:
+done111:
 	XORQ R11, R11
 
-due147:
+due243:
 	CMPQ R11, 1280(BX)
-	JAE  nothing148
+	JAE  nothing244
 	MOVQ R11, 1136(BX)
 	MOVQ 1160(BX)(R11*8), SI
 	MOVQ 1192(BX)(R11*8), R8
 	MOVQ 1224(BX)(R11*8), R11
 
-four149:
+four245:
 	SUBQ      $0x00000100, R11
-	JB        part151
+	JB        part247
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
@@ -3931,39 +4375,66 @@ four149:
 	VMOVDQU64 Z13, 192(SI)
 	ADDQ      $0x00000100, SI
 	ADDQ      $0x00000100, R8
-	JMP       four149
+	JMP       four245
 
-part151:
+part247:
 	ADDQ $0x00000100, R11
-	JZ   decrypted152
+	JZ   decrypted248
 
-one150:
+one246:
 	CMPQ      R11, $0x40
-	JBE       rest153
+	JBE       rest249
 	VMOVDQU64 (R8), Z13
 	VPXORQ    (SI), Z13, Z13
 	VMOVDQU64 Z13, (SI)
 	ADDQ      $0x40, SI
 	ADDQ      $0x40, R8
 	SUBQ      $0x40, R11
-	JMP       one150
+	JMP       one246
 
-rest153:
+rest249:
 	MOVL       $0x00000040, CX
 	SUBL       R11, CX
 	MOVQ       $-1, AX
 	SHRQ       CL, AX
 	KMOVQ      AX, K1
-	VMOVDQU8.Z (SI), K1, Z13
-	VPXORQ     (R8), Z13, Z13
-	VMOVDQU8   Z13, K1, (SI)
+	BTQ        $0x20, AX
+	JCS        wide250
+	BTQ        $0x10, AX
+	JCS        half251
+	VMOVDQU8.Z (SI), K1, X13
+	JMP        accessed252
 
-decrypted152:
+half251:
+	VMOVDQU8.Z (SI), K1, Y13
+	JMP        accessed252
+
+wide250:
+	VMOVDQU8.Z (SI), K1, Z13
+
+accessed252:
+	VPXORQ   (R8), Z13, Z13
+	BTQ      $0x20, AX
+	JCS      wide253
+	BTQ      $0x10, AX
+	JCS      half254
+	VMOVDQU8 X13, K1, (SI)
+	JMP      accessed255
+
+half254:
+	VMOVDQU8 Y13, K1, (SI)
+	JMP      accessed255
+
+wide253:
+	VMOVDQU8 Z13, K1, (SI)
+
+accessed255:
+decrypted248:
 	MOVQ 1136(BX), R11
 	INCQ R11
-	JMP  due147
+	JMP  due243
 
-nothing148:
+nothing244:
 	VZEROUPPER
 	RET
 

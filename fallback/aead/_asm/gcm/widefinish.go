@@ -248,8 +248,8 @@ func (w *wideGen) decrypt() {
 	w.MOVQ(I32(-1), RAX)
 	w.SHRQ(CL, RAX)
 	w.KMOVQ(RAX, tailMask)
-	w.VMOVDQU8_Z(at(duePtr, 0), tailMask, due)
+	w.loadPart(at(duePtr, 0), due)
 	w.VPXORQ(at(dueSide, 0), due, due)
-	w.VMOVDQU8(due, tailMask, at(duePtr, 0))
+	w.storePart(due, at(duePtr, 0))
 	w.Label(end)
 }

@@ -278,6 +278,36 @@ func (w *wideGen) partMask(n int) {
 	w.MOVQ(R14, later)
 }
 
+// byWidth runs f for the narrowest register that takes the bytes of the mask,
+// which is in RAX as well. A masked access counts as one of its full width
+// where the CPU looks for a load that depends on a store, so that a wide one
+// would wait for what was just written to the next packet in memory.
+func (w *wideGen) byWidth(z VecPhysical, f func(r Register)) {
+	wide, half, end := w.label("wide"), w.label("half"), w.label("accessed")
+	w.BTQ(U8(32), RAX)
+	w.JCS(LabelRef(wide))
+	w.BTQ(U8(16), RAX)
+	w.JCS(LabelRef(half))
+	f(z.(Vec).AsX())
+	w.JMP(LabelRef(end))
+	w.Label(half)
+	f(z.(Vec).AsY())
+	w.JMP(LabelRef(end))
+	w.Label(wide)
+	f(z)
+	w.Label(end)
+}
+
+// loadPart loads the bytes of the mask, and zeros behind them.
+func (w *wideGen) loadPart(from Mem, to VecPhysical) {
+	w.byWidth(to, func(r Register) { w.VMOVDQU8_Z(from, tailMask, r) })
+}
+
+// storePart stores the bytes of the mask.
+func (w *wideGen) storePart(from VecPhysical, to Mem) {
+	w.byWidth(from, func(r Register) { w.VMOVDQU8(r, tailMask, to) })
+}
+
 // vectors does n vectors of the packet, of which the last may be partial. When
 // encrypting, whole ones are left to be hashed in text.
 func (w *wideGen) vectors(n int, partial bool, between []func()) {
@@ -288,13 +318,15 @@ func (w *wideGen) vectors(n int, partial bool, between []func()) {
 		}
 		w.VPXORQ(at(ctr, i*vector), nc, state[i])
 	}
+	last := at(src, (n-1)*vector)
 	if w.opening {
 		var hash []func()
+		if partial {
+			w.loadPart(last, text[n-1])
+		}
 		for i := range n {
 			hash = append(hash, func() {
-				if partial && i == n-1 {
-					w.VMOVDQU8_Z(at(src, i*vector), tailMask, text[i])
-				} else {
+				if !partial || i < n-1 {
 					w.VMOVDQU64(at(src, i*vector), text[i])
 				}
 			}, func() { w.VPSHUFB(at(frame, frameSwap), text[i], text[i]) })
@@ -306,17 +338,17 @@ func (w *wideGen) vectors(n int, partial bool, between []func()) {
 		}
 		return
 	}
-	w.aes(state[:n], between)
 	to := text
 	if partial {
+		w.loadPart(last, text[0])
 		to = state
 	}
+	w.aes(state[:n], between)
 	for i := range n {
 		m := at(src, i*vector)
 		if partial && i == n-1 {
-			w.VMOVDQU8_Z(m, tailMask, text[0])
 			w.VPXORQ(text[0], state[i], state[i])
-			w.VMOVDQU8(state[i], tailMask, m)
+			w.storePart(state[i], m)
 			w.VMOVDQU8_Z(state[i], tailMask, state[i])
 		} else {
 			w.VPXORQ(m, state[i], state[i])
