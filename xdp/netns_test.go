@@ -590,6 +590,53 @@ func TestAttach(t *testing.T) {
 	})
 }
 
+// A socket that polls the driver while it waits works as the others do, and so
+// does one on a program in the stack.
+func TestBusyPoll(t *testing.T) {
+	n := newNetwork(t, "a", "b")
+	n.join("a", "b")
+	p := open(t, Options{})
+	n.attach(p, "b", "a")
+	sender := n.sockets("a", "b", 0, 1)[0]
+	var s []*Socket
+	n.in("b", func() (err error) {
+		s, err = OpenSockets("a", 0, 1, SocketOptions{BusyPoll: 20 * time.Microsecond, Copy: true, FrameSize: 4096, Frames: 64, Ring: 64})
+		return err
+	})
+	defer s[0].Close()
+	if err := p.SetSocket(0, s[0]); err != nil {
+		t.Fatal(err)
+	}
+	insert(t, p, espKey(espSPI), Target{Action: ToSocket})
+	// More than there are frames, so that each comes back to be filled again.
+	for range 1000 {
+		frame := to("b", "a", frame4(50, espPacket(espSPI, 1400)))
+		send(t, sender, frame)
+		receive(t, s[0], 1, func(got []byte) {
+			if string(got) != string(frame) {
+				t.Fatalf("received %x", got)
+			}
+		})
+	}
+	// What is received may be sent on, changed, in the same frame.
+	send(t, sender, to("b", "a", frame4(50, espPacket(espSPI, 40))))
+	if ready, err := s[0].Wait(5 * time.Second); !ready || err != nil {
+		t.Fatal(ready, err)
+	}
+	var frames [1]Frame
+	if s[0].Receive(frames[:]) != 1 {
+		t.Fatal("nothing received")
+	}
+	frames[0].Data = frames[0].Data[:60]
+	if sent, err := s[0].Send(frames[:]); sent != 1 || err != nil {
+		t.Fatal(sent, err)
+	}
+	// The frame sent may not be back yet.
+	if all := s[0].Alloc(make([]Frame, 64)); all != 31 && all != 32 {
+		t.Errorf("%d frames are free to send, of 64 of which half are to receive", all)
+	}
+}
+
 // Close ends Wait.
 func TestCloseEndsWait(t *testing.T) {
 	n := newNetwork(t, "a", "b")

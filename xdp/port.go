@@ -44,7 +44,9 @@ type Port interface {
 	// Send takes frames from the beginning, in order, and returns how many;
 	// the rest stays the caller's, who offers it again later. It returns an
 	// error if the device does not send any more; what it took is then gone.
-	// That a frame is taken does not say that it arrives.
+	// That a frame is taken does not say that it arrives. What a busy device
+	// left waiting goes with the next call, which may be without frames: make
+	// one when Alloc has none.
 	Send(frames []Frame) (int, error)
 	// Free returns frames unsent and makes them zero.
 	Free(frames []Frame)

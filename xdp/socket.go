@@ -319,7 +319,8 @@ func (s *Socket) Stats() (SocketStats, error) {
 	}, nil
 }
 
-// Close implements Port. The frames go with the last socket of the queue.
+// Close implements Port. The memory goes with the last socket of the queue;
+// until then the frames that this one had received are lost to the others.
 func (s *Socket) Close() error {
 	if s.closed.Swap(true) {
 		return nil

@@ -76,7 +76,6 @@ type use struct {
 // Table is the table of SPIs in the kernel.
 type Table struct {
 	spis, verdicts *ebpf.Map
-	perQueue       uint32
 
 	memory []byte
 	uses   []use // slots of the first CPU, then of the second ...; the kernel writes

@@ -27,6 +27,7 @@ const (
 	walkProgPassAll           = "pass_all"
 	walkProgQuicksandSteer    = "quicksand_steer"
 	walkProgRedirectAll       = "redirect_all"
+	walkProgWalkLookup        = "walk_lookup"
 	walkProgWalkPass          = "walk_pass"
 	walkProgWalkSteer         = "walk_steer"
 	walkVarDropUnknown        = "drop_unknown"
@@ -84,6 +85,7 @@ type walkProgramSpecs struct {
 	PassAll        *ebpf.ProgramSpec `ebpf:"pass_all"`
 	QuicksandSteer *ebpf.ProgramSpec `ebpf:"quicksand_steer"`
 	RedirectAll    *ebpf.ProgramSpec `ebpf:"redirect_all"`
+	WalkLookup     *ebpf.ProgramSpec `ebpf:"walk_lookup"`
 	WalkPass       *ebpf.ProgramSpec `ebpf:"walk_pass"`
 	WalkSteer      *ebpf.ProgramSpec `ebpf:"walk_steer"`
 }
@@ -180,6 +182,7 @@ type walkPrograms struct {
 	PassAll        *ebpf.Program `ebpf:"pass_all"`
 	QuicksandSteer *ebpf.Program `ebpf:"quicksand_steer"`
 	RedirectAll    *ebpf.Program `ebpf:"redirect_all"`
+	WalkLookup     *ebpf.Program `ebpf:"walk_lookup"`
 	WalkPass       *ebpf.Program `ebpf:"walk_pass"`
 	WalkSteer      *ebpf.Program `ebpf:"walk_steer"`
 }
@@ -189,6 +192,7 @@ func (p *walkPrograms) Close() error {
 		p.PassAll,
 		p.QuicksandSteer,
 		p.RedirectAll,
+		p.WalkLookup,
 		p.WalkPass,
 		p.WalkSteer,
 	)
