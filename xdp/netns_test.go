@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -300,7 +301,9 @@ func TestMoveUnderTraffic(t *testing.T) {
 		}
 	}
 	insert(t, p, espKey(espSPI), Target{Action: ToSocket})
-	stop, stopped := make(chan struct{}), make(chan int)
+	stop, stopped := make(chan struct{}), make(chan int, 1)
+	end := sync.OnceValue(func() int { close(stop); return <-stopped })
+	defer end()
 	go func() {
 		changes := 0
 		defer func() { stopped <- changes }()
@@ -354,8 +357,7 @@ func TestMoveUnderTraffic(t *testing.T) {
 		}
 	}
 	took := time.Since(begin)
-	close(stop)
-	t.Logf("%d packets, %.0f a second; %d inserts, moves and deletes meanwhile", packets, packets/took.Seconds(), <-stopped)
+	t.Logf("%d packets, %.0f a second; %d inserts, moves and deletes meanwhile", packets, packets/took.Seconds(), end())
 	used, err := p.Use(espKey(espSPI))
 	if err != nil || used.Packets != packets || used.Bytes != packets*(20+8+40) {
 		t.Errorf("counted %+v: %v", used, err)

@@ -263,21 +263,21 @@ func (s *Socket) Send(frames []Frame) (int, error) {
 	return n, s.push()
 }
 
-// push tells the kernel to send. Without a driver's help it sends a few
-// frames for each call, and asks to be called again.
+// atOnce is how many frames the kernel sends for one call when it copies.
+const atOnce = 32
+
+// push tells the kernel to send. When it copies it sends some frames for each
+// call, and asks to be called again; older kernels do not show in the ring
+// what is sent before all of it is.
 func (s *Socket) push() error {
-	for s.tx.sleeping() && s.tx.room() < len(s.tx.entries) {
-		before := s.tx.room()
+	waiting := len(s.tx.entries) - s.tx.room()
+	for calls := waiting/atOnce + 2; calls > 0 && s.tx.sleeping() && s.tx.room() < len(s.tx.entries); calls-- {
 		err := unix.Sendto(s.fd, nil, unix.MSG_DONTWAIT, nil)
 		switch {
-		case err == nil && s.tx.room() == before:
+		case err == nil && s.zeroCopy, errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOBUFS):
+			// The driver sends when it can; what is left waits for the next call.
 			return nil
-		case err == nil, errors.Is(err, unix.EAGAIN) && s.tx.room() != before:
-			continue
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOBUFS):
-			// The device is full; what is in the ring goes with the next call.
-			return nil
-		default:
+		case err != nil && !errors.Is(err, unix.EAGAIN):
 			return fmt.Errorf("send frames: %w", err)
 		}
 	}
