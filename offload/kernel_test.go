@@ -137,7 +137,7 @@ func TestTrapOnKernel(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, list)
 		}
 	}
-	if routes := s.routes(); !strings.Contains(routes, netB+" dev eth0 proto 113") || !strings.Contains(routes, "src "+innerA) {
+	if routes := s.routes(); !strings.Contains(routes, netB+" via "+outerB+" dev eth0 proto 113") || !strings.Contains(routes, "src "+innerA) {
 		t.Errorf("routes are\n%s", routes)
 	}
 	tryShell("ip netns exec %s ping -c 1 -W 0.1 -I %s %s", s.ns, innerA, innerB)

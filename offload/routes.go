@@ -169,10 +169,15 @@ func (r *router) put(p netip.Prefix, route *route) error {
 	}
 	k := r.kernelRoute(p)
 	k.LinkIndex, k.Src = via.LinkIndex, r.addressIn(route.local)
-	if p.Addr().Is4() == route.peer.Is4() {
-		k.Gw = via.Gw
-	}
-	if k.Gw == nil && p.Addr().Is4() {
+	switch {
+	case p.Addr().Is4() == route.peer.Is4():
+		// A NIC that encapsulates by itself is given the inner packet, which
+		// then goes to the link address that the kernel finds for it.
+		if k.Gw = via.Gw; k.Gw == nil {
+			k.Gw = route.peer.AsSlice()
+		}
+		k.Flags = int(netlink.FLAG_ONLINK)
+	case p.Addr().Is4():
 		k.Scope = netlink.SCOPE_LINK
 	}
 	if err := r.h.RouteReplace(k); err != nil && !errors.Is(err, unix.ENETDOWN) {
