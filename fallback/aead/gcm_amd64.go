@@ -47,7 +47,7 @@ const (
 	// with one reduction, with room for the additional data and the lengths.
 	gcmPowersLen = 98
 	// gcmStreamRoom is the longest payload, in bytes, whose key stream the
-	// kernels keep on the stack.
+	// kernels keep on the stack; the generator calls it streamRoom.
 	gcmStreamRoom = 8704
 )
 
