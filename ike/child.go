@@ -67,7 +67,6 @@ const (
 	afterDelete  = time.Second
 	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
 	settleTime   = 250 * time.Millisecond
-	twinTime     = 10 * time.Second
 	maxReplaced  = 16
 )
 
@@ -95,10 +94,9 @@ func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
 //
 // Where both ends renegotiated at once there are two new pairs. Both ends then
 // keep the one with the lower SPI, so that they agree without a word: whenever
-// a pair was begun before the other was live. Its initiator knows that for
-// certain; its responder also takes it for granted where it has just made the
-// other pair itself and does not know yet that its peer has it. So nobody
-// renegotiates a pair that the peer has just made.
+// a pair was begun before the other was live. Where messages overtake each
+// other the ends may differ in that; then the first Delete brings them together
+// again (deletedByPeer).
 //
 // An initiator that has an old pair goes on sending over it for a moment: some
 // peers hold the new one only once they have worked on message 3.
@@ -148,22 +146,9 @@ func (c *child) activate() {
 	}
 }
 
-// twinOf reports whether c, which is younger, was begun when o was not live
-// at both ends yet.
+// twinOf reports whether c, which is younger, was begun before o was live.
 func (o *child) twinOf(c *child) bool {
-	if !o.rekeyed || !c.rekeyed {
-		return false
-	}
-	return !o.installed.Before(c.begun) || o.initiator && !c.initiator && !o.used && c.begun.Sub(o.installed) < twinTime
-}
-
-// fresh is for how long the pair cannot be renegotiated from here, because the
-// peer could take that for a twin of the pair itself.
-func (c *child) fresh() time.Duration {
-	if c.initiator || !c.rekeyed {
-		return 0
-	}
-	return max(twinTime-c.e.now.Sub(c.installed), 0)
+	return o.rekeyed && c.rekeyed && !o.installed.Before(c.begun)
 }
 
 // rank orders pairs alike at both ends.
@@ -197,10 +182,6 @@ func (c *child) rekey() {
 	}
 	if !c.s.ready() {
 		c.retryRekey()
-		return
-	}
-	if d := c.fresh(); d > 0 {
-		c.rekeyAt = c.e.after(d, c.rekey)
 		return
 	}
 	c.e.log(c.s, 0, slog.LevelInfo, fmt.Sprintf("renegotiating child %s{%d}", c.cfg.Name, c.pair.ID))

@@ -95,12 +95,7 @@ func (s *ikeSA) start(i Initiate) {
 		return
 	}
 	local, remote := cfg.LocalTS.resolve(s.local.Addr()), cfg.RemoteTS.resolve(s.remote.Addr())
-	twin := s.twin(cfg, local, remote)
-	if twin != nil && twin.fresh() > 0 {
-		s.e.done(i.Command, nil) // the peer has just renegotiated it
-		return
-	}
-	s.startQuick(cfg, i.Command, twin)
+	s.startQuick(cfg, i.Command, s.twin(cfg, local, remote))
 }
 
 // Terminate deletes what is selected and says how much that is. The deletion

@@ -238,7 +238,7 @@ func TestUniqueSilent(t *testing.T) {
 			b.Connections[0].Unique = policy
 		})
 		s.bringUp(a, b)
-		s.run(twinTime)
+		s.run(2 * time.Second)
 		old := b.ike().id
 		c := s.node("c", "192.0.2.3", a.e.config, Options{})
 		c.initiate(b, "net")

@@ -226,10 +226,6 @@ func (s *ikeSA) renew() {
 	if s.state != IKEEstablished || s.renewal != nil {
 		return
 	}
-	if d := s.fresh(); d > 0 {
-		s.rekeyAt = s.e.after(d, s.renew)
-		return
-	}
 	s.e.log(s, 0, slog.LevelInfo, "renewing the IKE SA")
 	n := s.e.initiateMain(s.conn, s.local, s.remote, s.natt)
 	n.renews, s.renewal = s, n
@@ -322,27 +318,12 @@ func (s *ikeSA) replaceOthers() {
 	}
 }
 
-// twinOf reports whether s, which is younger, was begun when o was not
-// established at both ends yet; see child.goLive.
-func (o *ikeSA) twinOf(s *ikeSA) bool {
-	return !o.established.Before(s.begun) || o.initiator && !s.initiator && s.begun.Sub(o.established) < twinTime
-}
-
-// fresh is for how long the IKE SA cannot be renewed from here, because the
-// peer could take that for a twin of it.
-func (s *ikeSA) fresh() time.Duration {
-	if s.initiator {
-		return 0
-	}
-	return max(twinTime-s.e.now.Sub(s.established), 0)
-}
-
 // takeOver adopts an older IKE SA's children. Where both ends renewed at once
 // there are two new IKE SAs: both ends keep the one with the lower initiator's
-// cookie.
+// cookie. Where they differ in whether that is so, comeBack brings them together.
 func (s *ikeSA) takeOver(o *ikeSA) {
 	winner, loser := s, o
-	if o.twinOf(s) && string(o.cookies.i[:]) < string(s.cookies.i[:]) {
+	if !o.established.Before(s.begun) && string(o.cookies.i[:]) < string(s.cookies.i[:]) {
 		winner, loser = o, s
 	}
 	for _, c := range loser.children {

@@ -188,7 +188,7 @@ func TestSimultaneousIKERenewal(t *testing.T) {
 		s := newSim(t, seed+1)
 		a, b := s.pair(nil)
 		s.bringUp(a, b)
-		s.run(twinTime)
+		s.run(2 * time.Second)
 		a.do(second(a.e.Rekey(s.now, Select{Conn: "peer"})))
 		s.run(time.Duration(seed) * time.Millisecond)
 		b.do(second(b.e.Rekey(s.now, Select{Conn: "peer"})))
