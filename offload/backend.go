@@ -75,7 +75,7 @@ type Backend struct {
 	trials    map[trialKey]trial
 	refused   map[refusalKey]refusal
 	bypass    map[bypassKey][]*policy
-	repairAt  *time.Timer
+	settling  *time.Timer // see settleLinks
 	lastIndex uint32
 	count     uint64 // of activations
 	wake      chan struct{}

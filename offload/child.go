@@ -146,7 +146,12 @@ func (b *Backend) settle(slots []*slot) error {
 	}
 	var requests []request
 	var changes []change
+	looked := make(map[*slot]struct{}, len(slots))
 	for _, s := range slots {
+		if _, again := looked[s]; again {
+			continue
+		}
+		looked[s] = struct{}{}
 		want := b.wanted(s)
 		if r, ok := s.change(want); ok {
 			requests = append(requests, r)

@@ -24,24 +24,33 @@ func newSites(t *testing.T) (a, b *site) {
 	t.Helper()
 	a, b = &site{t: t, ns: newNamespace(t)}, &site{t: t, ns: newNamespace(t)}
 	sh(t, "ip link add eth0 netns %s type veth peer name eth0 netns %s", a.ns, b.ns)
-	addresses(a, b, "eth0")
+	a.address(0, "eth0")
+	b.address(1, "eth0")
 	a.open(Options{})
 	b.open(Options{})
 	return a, b
 }
 
-func addresses(a, b *site, device string) {
-	for _, s := range []struct {
-		*site
-		outer, outer6, inner, inner6 string
-	}{{a, outerA, outerA6, innerA, innerA6}, {b, outerB, outerB6, innerB, innerB6}} {
-		sh(s.t, "ip -n %s link set %s up", s.ns, device)
-		sh(s.t, "ip -n %s addr add %s/24 dev %s", s.ns, s.outer, device)
-		sh(s.t, "ip -n %s addr add %s/64 dev %s nodad", s.ns, s.outer6, device)
-		sh(s.t, "ip -n %s addr add %s/32 dev lo", s.ns, s.inner)
-		sh(s.t, "ip -n %s addr add %s/128 dev lo nodad", s.ns, s.inner6)
+// sides are the sites' addresses.
+var sides = [2]struct{ outer, outer6, inner, inner6 string }{
+	{outerA, outerA6, innerA, innerA6}, {outerB, outerB6, innerB, innerB6},
+}
+
+// address gives a site its addresses: side 0 is a, 1 is b.
+func (s *site) address(side int, device string) {
+	s.t.Helper()
+	for _, c := range []string{
+		"link set " + device + " up",
+		"addr add " + sides[side].outer + "/24 dev " + device,
+		"addr add " + sides[side].outer6 + "/64 dev " + device + " nodad",
+		"addr add " + sides[side].inner + "/32 dev lo",
+		"addr add " + sides[side].inner6 + "/128 dev lo nodad",
+	} {
+		sh(s.t, "ip -n %s %s", s.ns, c)
 	}
 }
+
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func (s *site) install(p *sa.Pair) sa.Placement {
 	s.t.Helper()
@@ -299,7 +308,8 @@ func (s *site) encapsulate(port int) encapsulating {
 func TestNAT(t *testing.T) {
 	a, b := &site{t: t, ns: newNamespace(t)}, &site{t: t, ns: newNamespace(t)}
 	sh(t, "ip link add eth0 netns %s type veth peer name eth0 netns %s", a.ns, b.ns)
-	addresses(a, b, "eth0")
+	a.address(0, "eth0")
+	b.address(1, "eth0")
 	a.encapsulate(4501)
 	a.open(Options{NATT: a.encapsulate(4500)})
 	b.open(Options{NATT: b.encapsulate(4500)})

@@ -3,6 +3,7 @@
 package offload
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -175,7 +176,7 @@ func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 			outSeen, err = answer(got[3])
 		}
 	} else {
-		err = errors.Join(got[0].err, got[1].err)
+		err = cmp.Or(got[0].err, got[1].err)
 	}
 	if err == nil {
 		return inSeen, outSeen, nil

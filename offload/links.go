@@ -13,9 +13,10 @@ import (
 	"quicksand/sa"
 )
 
-// linkSettle is how long changes of devices and addresses are gathered before
-// routes are made again.
-const linkSettle = 100 * time.Millisecond
+// linkSettle are the times after a change of devices or addresses at which
+// routes are made again and devices looked at once more: the kernel says that a
+// device is down before it drops what is offloaded to it.
+var linkSettle = []time.Duration{100 * time.Millisecond, time.Second}
 
 // dialLinks opens the kernel's notes on devices and addresses.
 func dialLinks() (*notes, error) {
@@ -59,23 +60,34 @@ func (b *Backend) listenLinks() {
 				b.deviceChanged(index)
 			}
 		}
-		if b.repairAt == nil {
-			b.repairAt = time.AfterFunc(linkSettle, b.repairRoutes)
-		}
+		b.settleLinks(0)
 		b.mu.Unlock()
 	}
 }
 
-func (b *Backend) repairRoutes() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.repairAt = nil
-	if b.closed {
+// settleLinks has everything looked at again that a change of devices or
+// addresses may have taken away; turn counts the times. The lock is held.
+func (b *Backend) settleLinks(turn int) {
+	if b.settling != nil {
+		b.settling.Stop()
+	}
+	if turn == len(linkSettle) {
 		return
 	}
-	if err := b.router.repair(); err != nil {
-		b.log.Warn("make routes again: " + err.Error())
-	}
+	b.settling = time.AfterFunc(linkSettle[turn], func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.closed {
+			return
+		}
+		for _, index := range b.devicesInUse() {
+			b.lookAtDevice(index)
+		}
+		if err := b.router.repair(); err != nil {
+			b.log.Warn("make routes again: " + err.Error())
+		}
+		b.settleLinks(turn + 1)
+	})
 }
 
 // devicesInUse are the devices that anything of ours is offloaded to.
@@ -96,19 +108,25 @@ func (b *Backend) devicesInUse() []uint32 {
 	return out
 }
 
-// deviceChanged looks whether what was offloaded to a device is still there:
-// the kernel drops it all when the device goes down or away. The lock is held.
-//
-// The SAs cannot be put back: how far the sequence numbers had come is lost
-// with them, and a number that is used again under the same key breaks AES-GCM.
-// So the pairs are reported as lost and come back with fresh keys, wherever
-// there is a place for them then; policies are put back at once and block.
+// deviceChanged forgets what a device has refused, and looks at it. The lock is
+// held.
 func (b *Backend) deviceChanged(index uint32) {
 	for k := range b.refused {
 		if k.device == index {
 			delete(b.refused, k)
 		}
 	}
+	b.lookAtDevice(index)
+}
+
+// lookAtDevice looks whether what was offloaded to a device is still there: the
+// kernel drops it all when the device goes down or away. The lock is held.
+//
+// The SAs cannot be put back: how far the sequence numbers had come is lost
+// with them, and a number that is used again under the same key breaks AES-GCM.
+// So the pairs are reported as lost and come back with fresh keys, wherever
+// there is a place for them then; policies are put back at once and block.
+func (b *Backend) lookAtDevice(index uint32) {
 	for k, policies := range b.bypass {
 		if k.device == index && !b.there(policies[0]) {
 			b.forgetBypass(k)

@@ -31,6 +31,11 @@ const (
 	netA6, netB6     = "fd71:1::/64", "fd71:2::/64"
 )
 
+// A thread that has entered a namespace ends with its goroutine, but the first
+// one of a process cannot, and would keep the namespace and its devices. So
+// nothing is run on it.
+func init() { runtime.LockOSThread() }
+
 // site is a namespace with a backend in it.
 type site struct {
 	t  testing.TB
