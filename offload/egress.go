@@ -33,8 +33,8 @@ func (e *egress) name() string {
 	return e.device
 }
 
-// describe is for the operator: "eth0 (mlx5_core, firmware 22.39)".
-func (e *egress) describe() string {
+// about is the driver and its firmware, as far as they are known.
+func (e *egress) about() string {
 	var about []string
 	if e.driver != "" {
 		about = append(about, e.driver)
@@ -42,10 +42,15 @@ func (e *egress) describe() string {
 	if e.firmware != "" && e.firmware != "N/A" {
 		about = append(about, "firmware "+e.firmware)
 	}
-	if about == nil {
-		return e.name()
+	return strings.Join(about, ", ")
+}
+
+// describe is for the operator: "eth0 (mlx5_core, firmware 22.39)".
+func (e *egress) describe() string {
+	if about := e.about(); about != "" {
+		return e.name() + " (" + about + ")"
 	}
-	return e.name() + " (" + strings.Join(about, ", ") + ")"
+	return e.name()
 }
 
 // devices finds devices and what they can do.

@@ -236,3 +236,33 @@ func TestEthtool(t *testing.T) {
 		t.Error("a device that is not there has features")
 	}
 }
+
+// TestSurvey looks at everything and leaves it as it was.
+func TestSurvey(t *testing.T) {
+	ns := coreNamespace(t)
+	var r *Report
+	var err error
+	inside(t, ns, func() { r, err = Survey() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Kernel) != 7 || r.Ready != (r.Kernel[0].Err == nil || r.Kernel[2].Err == nil) {
+		t.Errorf("the kernel: %+v", r)
+	}
+	found := false
+	for _, i := range r.Interfaces {
+		if i.Name == "lo" {
+			t.Error("the loopback is there")
+		}
+		if i.Name == "eth0" {
+			found = true
+			if i.Driver == "" || i.Packet == nil || i.Crypto == nil || (i.Expected == sa.Kernel) != r.Ready {
+				t.Errorf("a veth: %+v", i)
+			}
+		}
+	}
+	s := &site{t: t, ns: ns}
+	if list := s.run("ip xfrm state") + s.run("ip xfrm policy"); !found || list != "" {
+		t.Errorf("eth0 found: %v; left behind:\n%s", found, list)
+	}
+}

@@ -144,6 +144,22 @@ func TestRefusalsOfNIC(t *testing.T) {
 	}
 }
 
+func TestSurveyOfNIC(t *testing.T) {
+	a, _ := newNICs(t)
+	for model, want := range map[string]sa.Kind{"any": sa.Packet, "crypto": sa.Crypto} {
+		turn(t, nicA, "model", model)
+		inside(t, a.ns, func() {
+			r, err := Survey()
+			if err != nil || !r.Ready || len(r.Interfaces) != 1 || r.Interfaces[0].Expected != want {
+				t.Errorf("%s: %+v %v", model, r, err)
+			}
+		})
+	}
+	if list := a.run("ip xfrm state") + a.run("ip xfrm policy"); list != "" {
+		t.Errorf("left behind:\n%s", list)
+	}
+}
+
 // TestLinkDown: the kernel drops what is offloaded to a device that goes down.
 func TestLinkDown(t *testing.T) {
 	a, b := newNICs(t)

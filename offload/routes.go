@@ -68,12 +68,11 @@ var families = []int{unix.AF_INET, unix.AF_INET6}
 
 // newRouter removes what an earlier process left, and makes the rules.
 func newRouter(o Options) (*router, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	r, err := lookOnly()
 	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink: %w", err)
+		return nil, err
 	}
-	r := &router{h: h, table: o.Table, priority: o.Priority, mark: o.Mark, routes: map[netip.Prefix]*route{},
-		ways: map[netip.Addr]way{}, addrs: map[int][]netlink.Addr{}}
+	r.table, r.priority, r.mark, r.routes = o.Table, o.Priority, o.Mark, map[netip.Prefix]*route{}
 	if r.table == 0 {
 		r.table = DefaultTable
 	}
@@ -84,6 +83,15 @@ func newRouter(o Options) (*router, error) {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
+}
+
+// lookOnly returns a router that only answers.
+func lookOnly() (*router, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	}
+	return &router{h: h, ways: map[netip.Addr]way{}, addrs: map[int][]netlink.Addr{}}, nil
 }
 
 func (r *router) start() error {

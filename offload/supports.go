@@ -104,7 +104,9 @@ func (b *Backend) try(k trialKey) error {
 
 // trial returns what the kernel made of an SA of the kind, which goes from the
 // host to itself and never carries anything.
-func (b *Backend) trial(k trialKey) (*seen, error) {
+func (b *Backend) trial(k trialKey) (*seen, error) { return b.trialAt(k, attempt{kind: sa.Kernel}) }
+
+func (b *Backend) trialAt(k trialKey, how attempt) (*seen, error) {
 	host := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if k.v6 {
 		host = netip.IPv6Loopback()
@@ -119,7 +121,7 @@ func (b *Backend) trial(k trialKey) (*seen, error) {
 			return nil, fmt.Errorf("try SA: %w", err)
 		}
 		q.In.SPI = sa.SPI(binary.BigEndian.Uint32(n[:]) | 0x100)
-		in, _, err := b.makeStates(&q, attempt{kind: sa.Kernel})
+		in, _, err := b.makeStates(&q, how)
 		if err != nil {
 			return nil, err
 		}

@@ -19,6 +19,7 @@ import (
 
 	"quicksand/accel"
 	"quicksand/internal/swanctl"
+	"quicksand/offload"
 	"quicksand/sa"
 )
 
@@ -59,7 +60,10 @@ func doctor(ctx context.Context, e *env, args []string) error {
 	found = append(found, f, checkConfig(*config))
 	found = append(found, checkCores(set)...)
 	f, runs := checkDaemon(ctx, e)
-	found = append(found, checkCapabilities(), checkUserspace(set), f)
+	found = append(found, checkCapabilities())
+	kernel, carries := checkKernel(set)
+	found = append(found, kernel...)
+	found = append(found, checkUserspace(set, carries), f)
 	for _, port := range []uint16{set.Port, set.PortNATT} {
 		found = append(found, checkPort(port, runs))
 	}
@@ -214,10 +218,14 @@ func capabilities() (string, error) {
 // checkUserspace looks at the one kind of engine there is. It opens the TUN
 // driver, without making a device, and asks it for what the user-space tunnel
 // needs.
-func checkUserspace(s *swanctl.Settings) finding {
+func checkUserspace(s *swanctl.Settings, kernel bool) finding {
 	const name, path = "engine userspace", "/dev/net/tun"
 	if !slices.Contains(s.Backend, sa.Userspace) {
-		return finding{name, problem, "the setting backend does not allow it, and there is no other engine"}
+		f := finding{name, absent, "the setting backend does not allow it"}
+		if !kernel {
+			f.Status, f.Detail = problem, f.Detail+", and there is no other engine"
+		}
+		return f
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -232,6 +240,67 @@ func checkUserspace(s *swanctl.Settings) finding {
 		return finding{name, problem, path + " has no vnet_hdr (IFF_VNET_HDR)"}
 	}
 	return finding{name, good, "software ESP and AH over " + path}
+}
+
+// checkKernel finds out what of IPsec the kernel and the devices do, and
+// reports whether they may carry SAs. All of it can be done without as long as
+// user space is allowed.
+func checkKernel(set *swanctl.Settings) (found []finding, carries bool) {
+	const name = "engine kernel"
+	allowed := slices.ContainsFunc(set.Backend, func(k sa.Kind) bool { return k != sa.Userspace })
+	r, err := offload.Survey()
+	switch {
+	case r == nil:
+		return []finding{{name, absent, err.Error()}}, false
+	case err != nil:
+		found = append(found, finding{name, absent, err.Error()})
+	case r.Ready && allowed:
+		found = append(found, finding{name, good, "XFRM with ESP"})
+	case r.Ready:
+		found = append(found, finding{name, absent, "the setting backend does not allow it"})
+	default:
+		found = append(found, finding{name, absent, offload.ErrNoESP.Error()})
+	}
+	for _, c := range r.Kernel {
+		f := finding{"kernel: " + c.Name, good, "it makes SAs"}
+		if c.Err != nil {
+			f.Status, f.Detail = absent, c.Err.Error()
+		}
+		if len(c.Modules) > 0 {
+			f.Detail += "; try modprobe -a " + strings.Join(c.Modules, " ")
+		}
+		found = append(found, f)
+	}
+	for _, i := range r.Interfaces {
+		found = append(found, checkInterface(i, set))
+	}
+	return found, r.Ready && allowed
+}
+
+func checkInterface(i offload.Interface, set *swanctl.Settings) finding {
+	say := func(what string, err error) string {
+		if err != nil {
+			return "no " + what + " offload: " + err.Error()
+		}
+		return what + " offload"
+	}
+	f := finding{"interface " + i.Name, good, say("packet", i.Packet) + "; " + say("crypto", i.Crypto)}
+	if i.Packet == nil || i.Crypto == nil {
+		f.Detail = i.Driver + ": " + f.Detail
+	}
+	if i.Packet != nil && i.Crypto != nil {
+		f.Status = absent
+	}
+	// What the settings do not allow is passed over.
+	better := map[sa.Kind]bool{sa.Packet: i.Packet == nil, sa.Crypto: i.Crypto == nil, sa.Kernel: i.Expected != sa.Userspace, sa.Userspace: true}
+	for _, k := range set.Backend {
+		if better[k] {
+			f.Detail += "; a child runs as " + k.String()
+			return f
+		}
+	}
+	f.Detail += "; no child runs there with this setting of backend"
+	return f
 }
 
 // checkDaemon also reports whether a daemon answers.
