@@ -3,11 +3,14 @@
 package offload
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,22 +66,24 @@ type Backend struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
-	mu        sync.Mutex // guards what follows
-	closed    bool
-	children  map[childKey]*child
-	pairs     map[uint32]*pair
-	states    map[stateID]*pair // by both SAs
-	unused    map[uint32]*pair  // that wait for their first use
-	slots     map[slotKey]*slot
-	byIndex   map[uint32]*slot
-	reserved  map[stateID]struct{}
-	trials    map[trialKey]trial
-	refused   map[refusalKey]refusal
-	bypass    map[bypassKey][]*policy
-	settling  *time.Timer // see settleLinks
-	lastIndex uint32
-	count     uint64 // of activations
-	wake      chan struct{}
+	mu         sync.Mutex // guards what follows
+	closed     bool
+	children   map[childKey]*child
+	pairs      map[uint32]*pair
+	states     map[stateID]*pair // by both SAs
+	unused     map[uint32]*pair  // that wait for their first use
+	lost       map[uint32]*pair  // that are to be reported; see reportLost
+	slots      map[slotKey]*slot
+	byIndex    map[uint32]*slot
+	reserved   map[stateID]struct{}
+	trials     map[trialKey]trial
+	refused    map[refusalKey]refusal
+	bypass     map[bypassKey][]*policy
+	settling   *time.Timer // see settleLinks
+	lastIndex  uint32
+	trapReqids uint32 // given out
+	count      uint64 // of activations
+	wake       chan struct{}
 }
 
 var _ sa.Backend = (*Backend)(nil)
@@ -129,6 +134,7 @@ func newBackend(c *conn, o Options) *Backend {
 		pairs:    map[uint32]*pair{},
 		states:   map[stateID]*pair{},
 		unused:   map[uint32]*pair{},
+		lost:     map[uint32]*pair{},
 		slots:    map[slotKey]*slot{},
 		byIndex:  map[uint32]*slot{},
 		reserved: map[stateID]struct{}{},
@@ -318,4 +324,23 @@ func headerLen(a netip.Addr) uint64 {
 		return 20
 	}
 	return 40
+}
+
+// Stats returns what the kernel has dropped of IPsec, by the names of
+// /proc/net/xfrm_stat. It counts for all programs.
+func (b *Backend) Stats() map[string]uint64 {
+	f, err := os.Open("/proc/self/net/xfrm_stat")
+	if err != nil {
+		return nil // a kernel without statistics
+	}
+	defer f.Close()
+	out := map[string]uint64{}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var name string
+		var n uint64
+		if _, err := fmt.Sscan(lines.Text(), &name, &n); err == nil {
+			out["kernel."+strings.TrimPrefix(name, "Xfrm")] = n
+		}
+	}
+	return out
 }

@@ -265,13 +265,13 @@ func TestResync(t *testing.T) {
 	gone := pairOf("aes128gcm16", software, func(p *sa.Pair) {
 		p.ID, p.Child, p.In.SPI, p.Out.SPI, p.RemoteTS = 2, "gone", 0x2001, 0x2002, sel("10.99.0.0/24")
 	})
-	trap := pairOf("aes128gcm16", func(p *sa.Pair) { p.Child, p.RemoteTS, p.Reqid = "trap", sel("10.98.0.0/24"), 99 })
+	trap := pairOf("aes128gcm16", func(p *sa.Pair) { p.Child, p.RemoteTS = "trap", sel("10.98.0.0/24") })
 	b.Install(soft)
 	b.Install(gone)
 	b.Trap(trap.Policy)
 	native.PutUint64(k.states[b.pairs[1].out.ID][160:], 1000)
 	delete(k.states, b.pairs[2].in.ID)
-	question := state{ID: stateID{trap.Remote.Addr(), 0, sa.ESP}, Src: trap.Local.Addr(), Reqid: 99}
+	question := state{ID: stateID{trap.Remote.Addr(), 0, sa.ESP}, Src: trap.Local.Addr(), Reqid: b.children[keyOf(&trap.Policy)].trapReqid}
 	k.states[question.ID] = question.encode()
 	b.mu.Lock()
 	b.resync()
@@ -380,5 +380,73 @@ func TestPriorities(t *testing.T) {
 	}
 	if last != basePriority {
 		t.Errorf("what selects everything has priority %d", last)
+	}
+}
+
+// TestSequenceNumbersEnd: an SA is due before its sequence numbers are, and
+// sooner where its lifetime says so.
+func TestSequenceNumbersEnd(t *testing.T) {
+	b := newFake().backend(t, Options{})
+	for _, c := range []struct {
+		suite            string
+		soft, hard       uint64
+		kind             sa.Kind
+		wantSoft, wantHd uint64
+	}{
+		{"aes128gcm16", 0, 0, sa.Kernel, 0xffffffff / 16 * 15, 0xffffffff},
+		{"aes128gcm16", 10, 20, sa.Crypto, 10, 20},
+		{"aes128gcm16", 0, 1 << 40, sa.Kernel, 0xffffffff / 16 * 15, 0xffffffff},
+		{"aes128gcm16-esn", 0, 0, sa.Kernel, 0, 0},
+		{"aes128gcm16", 0, 20, sa.Packet, 19, 20},
+		{"aes128gcm16", 20, 20, sa.Packet, 19, 20},
+		{"aes128gcm16", 0, 0, sa.Packet, 0, 0},
+	} {
+		p := pairOf(c.suite, func(p *sa.Pair) { p.Lifetime.Soft.Packets, p.Lifetime.Hard.Packets = c.soft, c.hard })
+		_, out, err := b.makeStates(p, attempt{c.kind, &egress{index: 3}})
+		if err != nil || out.Limits.SoftPackets != c.wantSoft || out.Limits.HardPackets != c.wantHd {
+			t.Errorf("%+v: %+v %v", c, out.Limits, err)
+		}
+	}
+}
+
+// TestWhatMlx5Takes: windows that it has, and an outbound reqid of its own.
+func TestWhatMlx5Takes(t *testing.T) {
+	b := newFake().backend(t, Options{})
+	for window, want := range map[uint32]uint32{0: 0, 1: 32, 32: 32, 33: 64, 100: 128, 256: 256, 300: 300} {
+		p := pairOf("aes128gcm16-esn", func(p *sa.Pair) { p.ReplayWindow = window })
+		in, out, err := b.makeStates(p, attempt{sa.Packet, &egress{index: 3}})
+		if err != nil || in.Window != want || in.Reqid != p.Reqid || out.Reqid != ownReqid|p.ID {
+			t.Errorf("window %d: in %+v out %+v %v", window, in, out, err)
+		}
+	}
+}
+
+// TestKnownLimits: what a driver is known to refuse is said in words.
+func TestKnownLimits(t *testing.T) {
+	for _, c := range []struct {
+		driver string
+		kind   sa.Kind
+		suite  string
+		change func(*sa.Pair)
+		says   string
+	}{
+		{"ixgbe", sa.Crypto, "aes128gcm16", nil, "ixgbe: transport mode only"},
+		{"ixgbe", sa.Packet, "aes128gcm16", nil, "ixgbe: crypto offload only"},
+		{"mlx5_core", sa.Packet, "aes128gcm16", nil, ""},
+		{"mlx5_core", sa.Crypto, "aes192gcm16", nil, "mlx5_core: no keys of 192 bits, only [128 256]"},
+		{"mlx5_core", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.Encap = true }, "only with packet offload in transport mode"},
+		{"mlx5_core", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.Encap, p.Mode = true, sa.Transport }, ""},
+		{"mlx5_core", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.LocalTS = sel(netA + "[icmp]") }, "any protocol, TCP or UDP"},
+		{"mlx5_core", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.ReplayWindow = 512 }, "no replay window of 512"},
+		{"", sa.Packet, "ah:sha256", nil, "only ESP can be offloaded"},
+		{"somebody's", sa.Packet, "aes128-sha256", nil, ""},
+	} {
+		p := pairOf(c.suite)
+		if c.change != nil {
+			c.change(p)
+		}
+		if got := refuses(c.driver, c.kind, p); !strings.Contains(got, c.says) || (c.says == "") != (got == "") {
+			t.Errorf("%s %s: says %q, not %q", c.driver, c.kind, got, c.says)
+		}
 	}
 }

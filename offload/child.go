@@ -33,6 +33,7 @@ type child struct {
 	activated uint64     // when it last became active, in the backend's count
 	route     sa.Policy  // that its route was made for
 	trap      *sa.Policy // or nil
+	trapReqid uint32     // see newTrapReqid
 	released  bool       // nobody wants the child any more once it has no pair
 	slots     []*slot
 }
@@ -286,9 +287,19 @@ func (c *child) outTemplate() *template {
 		return &t
 	case c.trap != nil:
 		t := endpoints(c.trap, sa.ESP)
+		t.Reqid = c.trapReqid
 		return &t
 	}
 	return nil
+}
+
+// newTrapReqid returns the reqid of a trap that is set from now on. No SA has
+// it, so nothing goes out through one that is not activated yet. And the kernel
+// takes its own questions by it: while one is open, for half a minute, it asks
+// no other of the same reqid and peer.
+func (b *Backend) newTrapReqid() uint32 {
+	b.trapReqids++
+	return trapReqid | b.trapReqids&0xfffff
 }
 
 // inTemplate is what the child's traffic must have come in through.
@@ -302,6 +313,7 @@ func (c *child) inTemplate() *template {
 		t = endpoints(&p.Policy, p.Suite.Protocol)
 	case c.trap != nil:
 		t = endpoints(c.trap, sa.ESP)
+		t.Reqid = c.trapReqid
 	default:
 		return nil
 	}

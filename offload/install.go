@@ -33,6 +33,9 @@ func (b *Backend) makeStates(q *sa.Pair, how attempt) (in, out state, err error)
 	if q.Mode == sa.Tunnel {
 		common.Flags |= flagAnyFamily
 	}
+	if q.Suite.Protocol == sa.AH && local.Is4() {
+		common.Flags |= flagAlign4 // as in RFC 4302 section 2.6; by itself the kernel pads to 8
+	}
 	in, out = common, common
 	in.ID, in.Src, in.Inbound = stateID{local, q.In.SPI, q.Suite.Protocol}, remote, true
 	out.ID, out.Src = stateID{remote, q.Out.SPI, q.Suite.Protocol}, local
@@ -48,6 +51,9 @@ func (b *Backend) makeStates(q *sa.Pair, how attempt) (in, out state, err error)
 	}
 	if !q.CopyDF {
 		out.Flags |= flagNoPMTUDisc
+	}
+	if !q.Suite.ESN && how.kind != sa.Packet {
+		out.Limits.withinSequence()
 	}
 	if sel := selectorsOf(keyOf(&q.Policy)); q.Mode == sa.Transport && len(sel) == 1 {
 		// A policy checks what comes in by one of its own SAs; what comes in
@@ -72,6 +78,19 @@ func limitsOf(l sa.Lifetime) limits {
 		out.HardTime = l.Hard.Time + hardSlack
 	}
 	return out
+}
+
+// withinSequence has an SA renegotiated before its 32-bit sequence numbers are
+// used up (RFC 4303 section 3.3.3): the kernel then only drops its packets. A
+// NIC that counts them is left alone; kernels before 6.7 refuse limits there.
+func (l *limits) withinSequence() {
+	const last = 1<<32 - 1
+	if l.HardPackets == 0 || l.HardPackets > last {
+		l.HardPackets = last
+	}
+	if l.SoftPackets == 0 || l.SoftPackets >= last {
+		l.SoftPackets = last / 16 * 15
+	}
 }
 
 // Install implements sa.Backend.
@@ -264,10 +283,12 @@ func (b *Backend) Remove(q *sa.Pair) error {
 	c.pairs = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == p })
 	if c.active == p {
 		c.active = nil
+		c.trapReqid = b.newTrapReqid()
 		if n := len(c.pairs); n > 0 {
 			c.active = c.pairs[n-1]
 		}
 	}
+	delete(b.lost, q.ID)
 	err := errors.Join(b.settle(c.slots), b.deleteStates(p), b.decapsulate(q, false), b.dropIdle(c))
 	if err != nil {
 		return fmt.Errorf("remove pair %d: %w", q.ID, err)
@@ -313,6 +334,9 @@ func (b *Backend) Trap(q sa.Policy) error {
 		c = &child{key: key, route: q}
 		b.children[key] = c
 		b.occupy(c)
+	}
+	if c.trap == nil || *c.trap != q {
+		c.trapReqid = b.newTrapReqid()
 	}
 	c.trap, c.released = &q, false
 	if err := b.settle(c.slots); err != nil {

@@ -71,10 +71,10 @@ func (b *Backend) settleLinks(turn int) {
 	if b.settling != nil {
 		b.settling.Stop()
 	}
-	if turn == len(linkSettle) {
+	if turn >= len(linkSettle) && len(b.lost) == 0 {
 		return
 	}
-	b.settling = time.AfterFunc(linkSettle[turn], func() {
+	b.settling = time.AfterFunc(linkSettle[min(turn, len(linkSettle)-1)], func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.closed {
@@ -86,6 +86,7 @@ func (b *Backend) settleLinks(turn int) {
 		if err := b.router.repair(); err != nil {
 			b.log.Warn("make routes again: " + err.Error())
 		}
+		b.reportLost()
 		b.settleLinks(turn + 1)
 	})
 }
@@ -144,7 +145,7 @@ func (b *Backend) lookAtDevice(index uint32) {
 		p.expired = true
 		slots = append(slots, p.child.slots...)
 		b.log.Warn("the device has lost a pair", "device", p.at.Device, "pair", p.Pair)
-		b.events.emit(sa.Event{Kind: sa.Lost, Pair: p.ID})
+		b.lost[p.ID] = p
 	}
 	for _, s := range b.slots {
 		if p := s.installed; p != nil && p.Offload != nil && p.Offload.Device == index && !b.there(p) {
@@ -154,6 +155,17 @@ func (b *Backend) lookAtDevice(index uint32) {
 	}
 	if err := b.settle(slots); err != nil {
 		b.log.Error("put policies back: " + err.Error())
+	}
+}
+
+// reportLost reports the lost pairs whose peers can be reached: there is nobody
+// to negotiate with before.
+func (b *Backend) reportLost() {
+	for id, p := range b.lost {
+		if _, err := b.router.way(p.Remote.Addr()); err == nil {
+			delete(b.lost, id)
+			b.events.emit(sa.Event{Kind: sa.Lost, Pair: id})
+		}
 	}
 }
 

@@ -168,11 +168,11 @@ func TestLinkDown(t *testing.T) {
 		connect(a, b, p)
 		a.ping(innerB, "-I "+innerA)
 		a.run("ip link set %s down", nicA)
+		a.eventually("a block", func() bool { return strings.Contains(a.run("ip xfrm policy"), "dir out action block") })
+		a.run("ip link set %s up", nicA)
 		if e := a.expect(sa.Lost); e.Pair != p.ID {
 			t.Errorf("pair %d is lost", e.Pair)
 		}
-		a.eventually("a block", func() bool { return strings.Contains(a.run("ip xfrm policy"), "dir out action block") })
-		a.run("ip link set %s up", nicA)
 		a.eventually("a route", func() bool { return strings.Contains(a.routes(), netB) })
 		if out, err := a.tryPing(innerB, "-I "+innerA); err == nil {
 			t.Errorf("%s: traffic passes without a pair:\n%s%s", offload, out, a.state())

@@ -173,7 +173,7 @@ func (b *Backend) resync() {
 // acquireFor reports the trap that the kernel's question is about.
 func (b *Backend) acquireFor(s *seen) {
 	for _, c := range b.children {
-		if t := c.trap; t != nil && t.Reqid == s.Reqid && t.Remote.Addr() == s.ID.Dst && len(c.slots) > 0 {
+		if t := c.trap; t != nil && c.trapReqid == s.Reqid && t.Remote.Addr() == s.ID.Dst && len(c.slots) > 0 {
 			b.acquire(c.slots[0])
 		}
 	}

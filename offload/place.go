@@ -14,8 +14,12 @@ import (
 	"quicksand/sa"
 )
 
-// ownReqid is where the reqids of SAs begin that have one of their own.
-const ownReqid = 0x71500000
+// The reqids of SAs begin at ownReqid that have one of their own, those of
+// traps at trapReqid; children's are far below.
+const (
+	ownReqid  = 0x71500000
+	trapReqid = 0x71600000
+)
 
 // attempt is a way to carry a pair.
 type attempt struct {

@@ -17,6 +17,10 @@ import (
 // sequence field and uses it for nothing once the SA has keys.
 const ownSeq = 0x71536e64
 
+// mappingTime is how long the kernel says nothing more of packets that come from
+// a new place, in seconds. Before 5.17 it says so for each of them.
+const mappingTime = 1
+
 // limits are a lifetime's in bytes and packets, and a time after which the
 // kernel drops the SA by itself; 0 is none.
 type limits struct {
@@ -114,6 +118,9 @@ func (s *state) encode() []byte {
 	}
 	if s.Encap != nil {
 		a.add(attrEncap, s.Encap.encode())
+		if s.Inbound {
+			a.addUint32(attrMappingTime, mappingTime)
+		}
 	}
 	switch {
 	case wide && (s.Inbound || s.ESN):

@@ -47,6 +47,7 @@ const (
 	attrOffload      = 28
 	attrSetMark      = 29
 	attrSetMarkMask  = 30
+	attrMappingTime  = 32
 	attrDirection    = 33
 	attrLifetime     = 9
 )
@@ -57,6 +58,7 @@ const (
 	flagDecapDSCP   = 1 << 1
 	flagNoPMTUDisc  = 1 << 2
 	flagAnyFamily   = 1 << 5
+	flagAlign4      = 1 << 6
 	flagESN         = 1 << 7
 	extraNoDSCP     = 1 << 0
 	offloadInbound  = 1 << 1
