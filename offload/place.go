@@ -120,8 +120,9 @@ func (b *Backend) hopeless(a attempt, q *sa.Pair) string {
 	if words := refuses(a.egress.driver, a.kind, q); words != "" {
 		return words
 	}
-	if r, ok := b.refused[a.key(q)]; ok {
-		if r.until.IsZero() || time.Now().Before(r.until) {
+	// Who asks for just this is given it as soon as it is to be had.
+	if r, ok := b.refused[a.key(q)]; ok && q.Offload == sa.OffloadAuto {
+		if time.Now().Before(r.until) {
 			return r.words
 		}
 		delete(b.refused, a.key(q))
@@ -136,30 +137,34 @@ type refusalKey struct {
 	what   trialKey
 }
 
-// refusal is why a device did not take a pair. It is remembered until the
-// device changes, or until a time where the cause may pass.
+// refusal is why a device did not take a pair. It is remembered for a time, or
+// until the device changes.
 type refusal struct {
 	words string
 	until time.Time
 }
 
-const refusalTime = 30 * time.Second
+// How long what a device cannot do is remembered, and what it could not do just
+// then, for it was full or busy.
+const (
+	cannotTime  = 10 * time.Minute
+	couldntTime = 30 * time.Second
+)
 
 func (a attempt) key(q *sa.Pair) refusalKey {
 	return refusalKey{a.egress.index, a.kind, trialKeyOf(q)}
 }
 
-// remember notes a refusal. A device that is full or busy is asked again
-// later.
+// remember notes a refusal.
 func (b *Backend) remember(a attempt, q *sa.Pair, err error) {
 	if a.kind == sa.Kernel {
 		return
 	}
-	r := refusal{words: err.Error()}
-	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, errSoftware) {
-		r.until = time.Now().Add(refusalTime)
+	d := couldntTime
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, errSoftware) {
+		d = cannotTime
 	}
-	b.refused[a.key(q)] = r
+	b.refused[a.key(q)] = refusal{err.Error(), time.Now().Add(d)}
 }
 
 // errSoftware is that the kernel said yes to an offload, and did not do it.
