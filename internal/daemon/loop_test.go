@@ -371,20 +371,22 @@ func TestTimerIsSetForTheEarliest(t *testing.T) {
 		change := func(minutes byte) { r.in.Handle(ike.Datagram{Data: []byte{minutes}}) }
 		change(2)
 		time.Sleep(90 * time.Second)
-		synctest.Wait()
-		if len(ticks) != 0 {
-			t.Fatalf("ticks after %v, and none was due", ticks)
+		if err := r.call(t.Context(), func() {
+			if len(ticks) != 0 {
+				t.Errorf("ticks after %v, and none was due", ticks)
+			}
+		}); err != nil {
+			t.Fatal(err)
 		}
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		change(60)
 		change(30)
 		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		r.stop()
+		<-r.ended
 		if want := []time.Duration{2 * time.Minute, 30 * time.Minute}; !slices.Equal(ticks, want) {
 			t.Errorf("ticks after %v, want %v", ticks, want)
 		}
-		r.stop()
-		<-r.ended
 	})
 }
