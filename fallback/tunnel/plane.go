@@ -79,6 +79,8 @@ type Plane struct {
 	log    *slog.Logger
 	events *events
 	stats  stats
+	suites suites
+	mtus   *pathMTUs
 
 	closing atomic.Bool
 	stop    chan struct{}
@@ -171,6 +173,7 @@ func New(o Options) (*Plane, error) {
 	if p.wire == nil {
 		p.wire = newKernelWire(o.NATT, o.Mark)
 	}
+	p.mtus = newPathMTUs(p.wire.PathMTU)
 	p.events = newEvents()
 	p.wire.Receive(p.Input)
 	p.done.Go(p.readTUN)
@@ -219,16 +222,16 @@ func (p *Plane) maintain() {
 			return
 		case <-t.C:
 		}
-		type ends struct{ local, remote netip.Addr }
-		paths := map[ends][]*pair{}
+		p.mtus.forget()
+		paths := map[pathEnds][]*pair{}
 		p.mu.RLock()
 		for _, pr := range p.pairs {
-			e := ends{pr.path.Local.Addr(), pr.path.Remote.Addr()}
+			e := pathEnds{pr.path.Local.Addr(), pr.path.Remote.Addr()}
 			paths[e] = append(paths[e], pr)
 		}
 		p.mu.RUnlock()
 		for e, prs := range paths {
-			if mtu, err := p.wire.PathMTU(e.local, e.remote); err == nil {
+			if mtu, err := p.mtus.fresh(e.local, e.remote); err == nil {
 				for _, pr := range prs {
 					pr.setMTU(mtu)
 				}
@@ -245,7 +248,7 @@ func (pr *pair) setMTU(mtu int) {
 
 // refresh asks for the MTU of a path that turned out to be smaller.
 func (p *Plane) refresh(pr *pair, path Path) {
-	if mtu, err := p.wire.PathMTU(path.Local.Addr(), path.Remote.Addr()); err == nil {
+	if mtu, err := p.mtus.fresh(path.Local.Addr(), path.Remote.Addr()); err == nil {
 		pr.setMTU(mtu)
 	}
 }
