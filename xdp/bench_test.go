@@ -5,6 +5,7 @@ package xdp
 import (
 	"bytes"
 	"fmt"
+	"math/bits"
 	"os"
 	"strconv"
 	"testing"
@@ -15,7 +16,7 @@ import (
 	"quicksand/sa"
 )
 
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -go-package xdp -output-stem walk -no-global-types -cflags "-O2 -g -mcpu=v3 -Wall -Werror -Wno-unused-variable" walk ../bpf/walk.c
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-19 -strip llvm-strip-19 -go-package xdp -output-stem walk -no-global-types -cflags "-O2 -g -mcpu=v3 -Wall -Werror -Wno-unused-variable" walk ../bpf/walk.c
 
 const firstSPI = 0x10000000
 
@@ -48,15 +49,31 @@ func benchProgram(b *testing.B, n int, to Target) (*Program, *ebpf.Collection) {
 	if err := spec.Variables["walk_mask"].Set(uint32(n - 1)); err != nil {
 		b.Fatal(err)
 	}
+	spec.Maps["hash"].MaxEntries = uint32(n)
 	m := &p.objects.SteerMaps
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		"spis": m.Spis, "uses": m.Uses, "verdicts": m.Verdicts, "sockets": m.Sockets, "cpus": m.Cpus,
+		"buckets": m.Buckets, "signposts": m.Signposts, "homes": m.Homes, "uses": m.Uses, "tallies": m.Tallies,
+		"layout": m.Layout, "sockets": m.Sockets, "cpus": m.Cpus,
 		"devices": m.Devices, "next_hops": m.NextHops, "sources": m.Sources,
 	}})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(c.Close)
+	type hashKey struct {
+		destination   [16]byte
+		spi, protocol uint32
+	}
+	for first := 0; first < n; first += 1 << 16 {
+		m := min(n-first, 1<<16)
+		keys, values := make([]hashKey, m), make([]uint64, m)
+		for i := range keys {
+			keys[i] = hashKey{local4.As16(), bits.ReverseBytes32(uint32(firstSPI + first + i)), 50}
+		}
+		if _, err := c.Maps["hash"].BatchUpdate(keys, values, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
 	return p, c
 }
 
@@ -98,6 +115,8 @@ func BenchmarkSteer(b *testing.B) {
 					walkPass := perPacket(b, c.Programs["walk_pass"], frame, repeat, xdpPass)
 					walk := perPacket(b, c.Programs["walk_steer"], frame, repeat, want)
 					lookup := perPacket(b, c.Programs["walk_lookup"], frame, repeat, xdpPass)
+					hash := perPacket(b, c.Programs["walk_hash"], frame, repeat, xdpPass)
+					b.ReportMetric(hash-walkPass, "ns/hash-walk")
 					b.ReportMetric(lookup-walkPass, "ns/lookup-walk")
 					b.ReportMetric(empty, "ns/pass")
 					b.ReportMetric(redirect, "ns/redirect")
@@ -207,7 +226,7 @@ func BenchmarkMemory(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.ReportMetric(memlock(b, p.objects.Spis)/1e6, "MB/table")
+				b.ReportMetric(memlock(b, p.objects.Buckets)/1e6, "MB/table")
 				b.ReportMetric(memlock(b, p.objects.Uses)/1e6, "MB/counters")
 				b.ReportMetric(memlock(b, p.objects.Sources)/1e6, "MB/sources")
 				if err := p.Close(); err != nil {

@@ -127,7 +127,11 @@ func (n *network) take(fd, count int) {
 	n.t.Helper()
 	b := make([]byte, 2048)
 	for i := range count {
-		if _, _, err := unix.Recvfrom(fd, b, 0); err != nil {
+		_, _, err := unix.Recvfrom(fd, b, 0)
+		for err == unix.EINTR { // a wait with a limit is not taken up again
+			_, _, err = unix.Recvfrom(fd, b, 0)
+		}
+		if err != nil {
 			n.t.Fatalf("packet %d of %d: %v", i+1, count, err)
 		}
 	}
