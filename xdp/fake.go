@@ -85,10 +85,7 @@ func (f *FakeTable) SetFloor(k Key, sequence uint32) error {
 	if f.entries[k] == nil {
 		return fmt.Errorf("set floor of %s: %w", k, ErrUnknown)
 	}
-	if sequence < f.floors[k] {
-		return fmt.Errorf("set floor of %s to %d: %w", k, sequence, ErrNoFloor)
-	}
-	f.floors[k] = sequence
+	f.floors[k] = max(sequence, f.floors[k])
 	return nil
 }
 

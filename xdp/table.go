@@ -20,7 +20,6 @@ var (
 	ErrExists  = errors.New("SPI is in the table already")
 	ErrUnknown = errors.New("SPI is not in the table")
 	ErrFull    = errors.New("table is full")
-	ErrNoFloor = errors.New("floor is below one that was set")
 )
 
 // Table is the table of SPIs in the kernel. Changing it takes no system call:
@@ -360,10 +359,10 @@ func (t *Table) Move(k Key, to Target) error {
 // they were looked at (RFC 4303 section 3.4.3). Without it none are dropped.
 //
 // The window moves to the right only, so a floor that is behind it lets more
-// through and is never wrong; one that is lower than what was set is refused
-// with ErrNoFloor. It is not for extended sequence numbers, of which packets
-// show the low half only: whether a low one is old or of the next round is for
-// the window to say.
+// through and is never wrong; one that is lower than what was set changes
+// nothing. It is not for extended sequence numbers, of which packets show the
+// low half only: whether a low one is old or of the next round is for the
+// window to say.
 func (t *Table) SetFloor(k Key, sequence uint32) error {
 	if err := t.lock("set floor of", k); err != nil {
 		return err
@@ -373,10 +372,7 @@ func (t *Table) SetFloor(k Key, sequence uint32) error {
 	if !ok {
 		return fmt.Errorf("set floor of %s: %w", k, ErrUnknown)
 	}
-	if uint64(sequence) < t.counters.floor(place) {
-		return fmt.Errorf("set floor of %s to %d: %w", k, sequence, ErrNoFloor)
-	}
-	t.counters.setFloor(place, uint64(sequence))
+	t.counters.setFloor(place, max(uint64(sequence), t.counters.floor(place)))
 	if word := t.core.words[place]; word&hasFloor == 0 {
 		t.core.store(place, word|hasFloor)
 	}

@@ -45,7 +45,9 @@ const (
 	walkVarPlaces             = "places"
 	walkVarSignpostMask       = "signpost_mask"
 	walkVarSocketsPerQueue    = "sockets_per_queue"
+	walkVarWalkBurst          = "walk_burst"
 	walkVarWalkMask           = "walk_mask"
+	walkVarWalkZipf           = "walk_zipf"
 	walkVarWeaklyOrdered      = "weakly_ordered"
 )
 
@@ -132,7 +134,9 @@ type walkVariableSpecs struct {
 	Places             *ebpf.VariableSpec `ebpf:"places"`
 	SignpostMask       *ebpf.VariableSpec `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.VariableSpec `ebpf:"sockets_per_queue"`
+	WalkBurst          *ebpf.VariableSpec `ebpf:"walk_burst"`
 	WalkMask           *ebpf.VariableSpec `ebpf:"walk_mask"`
+	WalkZipf           *ebpf.VariableSpec `ebpf:"walk_zipf"`
 	WeaklyOrdered      *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
@@ -201,7 +205,9 @@ type walkVariables struct {
 	Places             *ebpf.Variable `ebpf:"places"`
 	SignpostMask       *ebpf.Variable `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.Variable `ebpf:"sockets_per_queue"`
+	WalkBurst          *ebpf.Variable `ebpf:"walk_burst"`
 	WalkMask           *ebpf.Variable `ebpf:"walk_mask"`
+	WalkZipf           *ebpf.Variable `ebpf:"walk_zipf"`
 	WeaklyOrdered      *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
