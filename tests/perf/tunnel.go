@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,28 +169,34 @@ func tcp(streams int) func(*tunnel, options) ([]float64, error) {
 	}
 }
 
-// busy returns the seconds that the machine's CPUs have worked (proc_stat(5)).
+// busy returns the seconds that the machine's CPUs have worked since some
+// moment in the past. The kernel keeps the time without work exactly, and that
+// with it by looking at each tick, which misses what is in step with the timer
+// (proc_stat(5)).
 func busy() (float64, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, fmt.Errorf("read CPU time: %w", err)
 	}
+	now := time.Since(processStart)
 	line, _, _ := strings.Cut(string(b), "\n")
 	f := strings.Fields(line)
-	if len(f) < 8 || f[0] != "cpu" {
+	if len(f) < 9 || f[0] != "cpu" {
 		return 0, fmt.Errorf("read CPU time: %q", line)
 	}
-	total := 0.0
-	for _, i := range []int{1, 2, 3, 6, 7} { // user, nice, system, irq, softirq
+	without := 0.0
+	for _, i := range []int{4, 5, 8} { // idle, iowait, steal
 		n, err := strconv.ParseUint(f[i], 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("read CPU time: %w", err)
 		}
-		total += float64(n)
+		without += float64(n)
 	}
 	const ticks = 100 // USER_HZ
-	return total / ticks, nil
+	return now.Seconds()*float64(runtime.NumCPU()) - without/ticks, nil
 }
+
+var processStart = time.Now()
 
 func (t *tunnel) load(size int) load {
 	return load{from: t.a, to: t.b, source: netip.MustParseAddr(insideA), dest: netip.MustParseAddr(insideB), size: size}
