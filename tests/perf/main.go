@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"quicksand/internal/measure"
 	"quicksand/tests/harness"
 )
 
@@ -107,7 +108,7 @@ func run(only, dir string, o options) error {
 		for i := range rows {
 			r := &rows[i]
 			r.Group = g.name
-			fmt.Printf("%-10s %-52s %10s %10s %-12s %-14s %.2f ± %.0f %%\n", r.Group, r.Case, number(r.Ours), number(r.Peer), r.Unit, r.PeerName, r.Ratio, r.spread*100)
+			fmt.Printf("%-10s %-52s %10s %10s %-12s %-14s %.2f ± %.0f %%\n", r.Group, r.Case, measure.Number(r.Ours), measure.Number(r.Peer), r.Unit, r.PeerName, r.Ratio, r.spread*100)
 		}
 		if dir == "" {
 			continue

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"quicksand/accel"
+	"quicksand/internal/measure"
 )
 
 // Row is one comparison. Ratio is above 1 where ours is better, whatever the
@@ -89,8 +89,8 @@ func write(dir string, g group, rows []Row) error {
 	if err := writeRows(filepath.Join(dir, "report.json"), g.name, rows); err != nil {
 		return err
 	}
-	for name, svg := range charts(rows) {
-		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(svg), 0o644); err != nil {
+	for name, c := range charts(rows) {
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.SVG()), 0o644); err != nil {
 			return err
 		}
 	}
@@ -155,20 +155,28 @@ func section(g group, rows []Row) string {
 	var b strings.Builder
 	b.WriteString("\n" + machine(g.versions) + "\n| case | unit | ours | peer | | ratio |\n|---|---|---:|---:|---|---:|\n")
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | **%.2f** ± %.0f %% |\n", r.Case, r.Unit, number(r.Ours), number(r.Peer), r.PeerName, r.Ratio, r.spread*100)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | **%.2f** ± %.0f %% |\n", r.Case, r.Unit, measure.Number(r.Ours), measure.Number(r.Peer), r.PeerName, r.Ratio, r.spread*100)
 	}
 	return b.String()
 }
 
-// number prints three significant digits, or a whole number where it is large.
-func number(v float64) string {
-	if v == 0 || math.IsInf(v, 0) || math.IsNaN(v) {
-		return fmt.Sprint(v)
+// charts draws the rows that belong to a chart, by its name: one line for each
+// of our series and each peer.
+func charts(rows []Row) map[string]*measure.Chart {
+	all := map[string]*measure.Chart{}
+	for _, r := range rows {
+		if r.chart == "" {
+			continue
+		}
+		c := all[r.chart]
+		if c == nil {
+			c = &measure.Chart{Title: r.chart, Unit: r.Unit}
+			all[r.chart] = c
+		}
+		c.Add(r.series, r.x, r.Ours)
+		c.Add(r.PeerName, r.x, r.Peer)
 	}
-	if math.Abs(v) >= 1000 {
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.*f", max(0, 2-int(math.Floor(math.Log10(math.Abs(v))))), v)
+	return all
 }
 
 // versionOf tells the version of what takes part in measurements.

@@ -5,14 +5,12 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"quicksand/internal/measure"
 	"quicksand/tests/harness"
 )
 
@@ -111,7 +109,7 @@ func (c tunnelCase) run(tunnels []*tunnel, o options) ([]Row, error) {
 			for i, v := range values {
 				samples[t][i] = append(samples[t][i], v)
 			}
-			line = append(line, t.name+" "+number(values[0]))
+			line = append(line, t.name+" "+measure.Number(values[0]))
 		}
 		o.progress("%s: %s", c.name, strings.Join(line, ", "))
 	}
@@ -145,7 +143,7 @@ func tcp(streams int) func(*tunnel, options) ([]float64, error) {
 		if err != nil {
 			return nil, err
 		}
-		all, err := busy()
+		all, err := measure.Busy()
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +155,7 @@ func tcp(streams int) func(*tunnel, options) ([]float64, error) {
 		if err != nil {
 			return nil, err
 		}
-		all2, err := busy()
+		all2, err := measure.Busy()
 		if err != nil {
 			return nil, err
 		}
@@ -168,35 +166,6 @@ func tcp(streams int) func(*tunnel, options) ([]float64, error) {
 		return []float64{r.BitsPerSecond / 1e9, (daemons2 - daemons) / gigabytes, (all2 - all) / gigabytes}, nil
 	}
 }
-
-// busy returns the seconds that the machine's CPUs have worked since some
-// moment in the past. The kernel keeps the time without work exactly, and that
-// with it by looking at each tick, which misses what is in step with the timer
-// (proc_stat(5)).
-func busy() (float64, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time: %w", err)
-	}
-	now := time.Since(processStart)
-	line, _, _ := strings.Cut(string(b), "\n")
-	f := strings.Fields(line)
-	if len(f) < 9 || f[0] != "cpu" {
-		return 0, fmt.Errorf("read CPU time: %q", line)
-	}
-	without := 0.0
-	for _, i := range []int{4, 5, 8} { // idle, iowait, steal
-		n, err := strconv.ParseUint(f[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("read CPU time: %w", err)
-		}
-		without += float64(n)
-	}
-	const ticks = 100 // USER_HZ
-	return now.Seconds()*float64(runtime.NumCPU()) - without/ticks, nil
-}
-
-var processStart = time.Now()
 
 func (t *tunnel) load(size int) load {
 	return load{from: t.a, to: t.b, source: netip.MustParseAddr(insideA), dest: netip.MustParseAddr(insideB), size: size}
