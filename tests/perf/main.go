@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +56,12 @@ var groups = []group{
 	{"dh", dhGroup, 5, []string{"Go", "OpenSSL"}},
 	{"quickmode", quickmode, 5, []string{"Go", "strongSwan"}},
 	{"tunnel", tunnelGroup, 3, []string{"Go", "wireguard-go", "strongSwan", "iperf3"}},
+	{"xfrm", xfrm, 5, []string{"Go", "strongSwan", "kernel of the guest"}},
 }
+
+// A thread that has entered a namespace ends with its goroutine. The first one
+// of a process cannot, so nothing but main runs on it.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	var names []string

@@ -181,12 +181,13 @@ func charts(rows []Row) map[string]*measure.Chart {
 
 // versionOf tells the version of what takes part in measurements.
 var versionOf = map[string]func() string{
-	"Go":             runtime.Version,
-	"OpenSSL":        func() string { return output("openssl", "version") },
-	"strongSwan":     func() string { return debian("strongswan-charon") },
-	"intel-ipsec-mb": func() string { return debian("libipsec-mb-dev") },
-	"iperf3":         func() string { return debian("iperf3") },
-	"wireguard-go":   func() string { return module("golang.zx2c4.com/wireguard") },
+	"Go":                  runtime.Version,
+	"OpenSSL":             func() string { return output("openssl", "version") },
+	"strongSwan":          func() string { return debian("strongswan-charon") },
+	"intel-ipsec-mb":      func() string { return debian("libipsec-mb-dev") },
+	"iperf3":              func() string { return debian("iperf3") },
+	"kernel of the guest": guestKernel,
+	"wireguard-go":        func() string { return module("golang.zx2c4.com/wireguard") },
 }
 
 func debian(pkg string) string { return output("dpkg-query", "-W", "-f", "${Version}", pkg) }

@@ -96,16 +96,7 @@ func (t *tunnel) strongSwan() error {
 
 // ike has two daemons negotiate AES-128-GCM.
 func (t *tunnel) ike(encap bool, start func(*harness.Host) (*harness.Peer, error)) error {
-	c := harness.Config{
-		Conns: []harness.Conn{{
-			Name: "sites", LocalAddr: harness.AddrA, RemoteAddr: harness.AddrB, Proposals: "aes256-sha256-curve25519",
-			Children: []harness.Child{{Name: "net", LocalTS: "10.1.0.0/24", RemoteTS: "10.2.0.0/24", ESP: "aes128gcm16"}},
-		}},
-		Secrets: []harness.Secret{{Data: "a pre-shared key of the benchmark"}},
-	}
-	if encap {
-		c.Conns[0].Options = harness.Options{"encap": "yes"}
-	}
+	c := tunnelConfig(encap)
 	var peers []*harness.Peer
 	for _, h := range []*harness.Host{t.a, t.b} {
 		p, err := start(h)
@@ -129,6 +120,18 @@ func (t *tunnel) ike(encap bool, start func(*harness.Host) (*harness.Peer, error
 		return fmt.Errorf("encapsulation in UDP is %v, not %v", child.Encap, encap)
 	}
 	return nil
+}
+
+// tunnelConfig is site a's: one connection, "sites", with one child, "net".
+func tunnelConfig(encap bool) harness.Config {
+	c := harness.Conn{
+		Name: "sites", LocalAddr: harness.AddrA, RemoteAddr: harness.AddrB, Proposals: "aes256-sha256-curve25519",
+		Children: []harness.Child{{Name: "net", LocalTS: "10.1.0.0/24", RemoteTS: "10.2.0.0/24", ESP: "aes128gcm16"}},
+	}
+	if encap {
+		c.Options = harness.Options{"encap": "yes"}
+	}
+	return harness.Config{Conns: []harness.Conn{c}, Secrets: []harness.Secret{{Data: "a pre-shared key of the benchmark"}}}
 }
 
 // wireguard runs wireguard-go at both ends.
