@@ -128,6 +128,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 			return fail(err)
 		}
 	}
+	way := p.wire.Admit(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c == nil {
@@ -139,7 +140,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	p.pairs[pr.id] = pr
 	p.inbound[pr.spi] = pr
 	delete(p.reserved, pr.spi)
-	return p.placement(q), nil
+	return p.placement(q, way), nil
 }
 
 // measure finds the MTU of the pair's path.
@@ -152,7 +153,7 @@ func (p *Plane) measure(pr *pair) {
 	pr.inner.Store(int32(pr.out.InnerMTU(mtu)))
 }
 
-func (p *Plane) placement(q *sa.Pair) sa.Placement {
+func (p *Plane) placement(q *sa.Pair, way string) sa.Placement {
 	if peer := q.Remote.Addr(); q.RemoteTS.ContainsAddr(peer) {
 		if device := p.router.strict(peer); device != "" {
 			p.log.Warn("the reverse path filter drops what the peer sends; set rp_filter to 2 (loose)",
@@ -163,7 +164,7 @@ func (p *Plane) placement(q *sa.Pair) sa.Placement {
 	if q.Encap {
 		detail = "software ESP in UDP"
 	}
-	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail}
+	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail + ", " + way}
 }
 
 // Activate implements sa.Backend. Packets that wait for the child go out at
@@ -225,6 +226,7 @@ func (p *Plane) Update(q *sa.Pair) error {
 		p.mu.Unlock()
 		return fmt.Errorf("update pair %d: not installed", q.ID)
 	}
+	before := pr.path
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
 	if err == nil {
 		pr.path = path
@@ -232,6 +234,10 @@ func (p *Plane) Update(q *sa.Pair) error {
 	p.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("update pair %d: %w", q.ID, err)
+	}
+	p.wire.Admit(pr.spi, path)
+	if before.Local.Addr() != path.Local.Addr() {
+		p.wire.Dismiss(pr.spi, before)
 	}
 	p.measure(pr)
 	return nil
@@ -242,12 +248,13 @@ func (p *Plane) Update(q *sa.Pair) error {
 func (p *Plane) Remove(q *sa.Pair) error {
 	p.ctl.Lock()
 	defer p.ctl.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pr := p.pairs[q.ID]
+	pr := p.pairs[q.ID] // which changes with ctl held only
 	if pr == nil {
 		return fmt.Errorf("remove pair %d: not installed", q.ID)
 	}
+	p.wire.Dismiss(pr.spi, pr.path)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child

@@ -3,6 +3,7 @@
 package tunnel
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"quicksand/fallback/esp"
+	"quicksand/sa"
 )
 
 // MemoryTUN is a tun.Device in memory, for tests of whatever stands on a
@@ -85,21 +87,47 @@ type MemoryWire struct {
 	// what it comes from, and says whether it arrives.
 	Filter func(data []byte, from *Path) bool
 
-	peer  *MemoryWire
-	mu    sync.Mutex // guards what follows
-	mtu   int
-	input func(*Batch)
+	peer     *MemoryWire
+	mu       sync.Mutex // guards what follows
+	mtu      int
+	input    func(*Batch)
+	admitted map[sa.SPI]Path
 }
 
 // NewMemoryWires returns the two ends of a wire.
 func NewMemoryWires() (a, b *MemoryWire) {
-	a, b = &MemoryWire{mtu: 1500}, &MemoryWire{mtu: 1500}
+	a = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
+	b = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
 	a.peer, b.peer = b, a
 	return a, b
 }
 
 // Carries implements Wire.
 func (w *MemoryWire) Carries(Path) error { return nil }
+
+// Admit implements Wire.
+func (w *MemoryWire) Admit(spi sa.SPI, p Path) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.admitted[spi] = p
+	return "memory"
+}
+
+// Dismiss implements Wire.
+func (w *MemoryWire) Dismiss(spi sa.SPI, p Path) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.admitted[spi].Local.Addr() == p.Local.Addr() {
+		delete(w.admitted, spi)
+	}
+}
+
+// Admitted returns the paths of the inbound SAs that the wire was told of.
+func (w *MemoryWire) Admitted() map[sa.SPI]Path {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.admitted)
+}
 
 // Send implements Wire.
 func (w *MemoryWire) Send(p Path, batch []esp.Packet) {
@@ -116,7 +144,7 @@ func (w *MemoryWire) Send(p Path, batch []esp.Packet) {
 		data := buf[rxHeadroom:][:copy(buf[rxHeadroom:], q.Bytes())]
 		from := Path{Local: p.Remote, Remote: p.Local, Proto: p.Proto}
 		if w.peer.Filter == nil || w.peer.Filter(data, &from) {
-			in.add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: len(data), TOS: q.TOS, TTL: 64}, from)
+			in.Add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: len(data), TOS: q.TOS, TTL: 64}, from)
 		}
 	}
 	input(&in)

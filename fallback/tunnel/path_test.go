@@ -116,11 +116,11 @@ type loop struct {
 }
 
 func (l *loop) Send(p Path, batch []esp.Packet) {
-	l.batch.reset()
+	l.batch.Reset()
 	for i := range batch {
 		buf := l.bufs[i]
 		n := copy(buf[rxHeadroom:], batch[i].Bytes())
-		l.batch.add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: n}, Path{Local: p.Remote, Remote: p.Local, Proto: p.Proto})
+		l.batch.Add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: n}, Path{Local: p.Remote, Remote: p.Local, Proto: p.Proto})
 	}
 	l.to.Input(&l.batch)
 }
@@ -301,7 +301,7 @@ func FuzzPlane(f *testing.F) {
 				var batch Batch
 				buf := make([]byte, rxHeadroom+len(outer)+esp.Tailroom)
 				copy(buf[rxHeadroom:], outer)
-				batch.add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: len(outer)}, Path{Proto: proto})
+				batch.Add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: len(outer)}, Path{Proto: proto})
 				b.Input(&batch)
 			}
 			synctest.Wait()

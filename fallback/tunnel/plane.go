@@ -169,7 +169,7 @@ func New(o Options) (*Plane, error) {
 		}
 	}
 	if p.wire == nil {
-		p.wire = newKernelWire(o.NATT, o.Mark)
+		p.wire = NewSocketWire(o.NATT, o.Mark)
 	}
 	p.events = newEvents()
 	p.wire.Receive(p.Input)
