@@ -180,6 +180,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	}
 	c := pr.child
 	p.count++
+	p.policies.version++
 	c.active, c.activated = pr, p.count
 	// The newest is the last one.
 	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
@@ -192,9 +193,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 			p.release(o)
 		}
 	}
-	p.seal(&p.flush)
-	p.mu.Unlock()
-	p.send(&p.flush)
+	p.dispatch(&p.flush, p.mu.Unlock)
 	return nil
 }
 
@@ -208,7 +207,7 @@ func (p *Plane) release(c *child) {
 			p.stats.count(outHeldStale)
 			continue
 		}
-		p.classify(&p.flush, h.buf, h.len)
+		p.classify(&p.flush, &packet{buf: h.buf, len: h.len})
 	}
 }
 
@@ -255,6 +254,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	p.wire.Dismiss(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	pr.gone = true
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child
