@@ -54,14 +54,14 @@ check: ## gofmt and go vet
 # Generators that need nothing but Go; "make generate" runs them all.
 .PHONY: generated
 generated: ## the assembly is what its generators make
-	@sums() { sha256sum accel/modexp/*_amd64.s accel/modexp/*/*_amd64.s fallback/aead/*_amd64.s; }; \
+	@sums() { sha256sum accel/modexp/*_amd64.s accel/modexp/*/*_amd64.s fallback/*/*_amd64.s; }; \
 	before=$$(sums); $(GO) generate ./accel/... ./fallback/...; \
 	if [ "$$before" != "$$(sums)" ]; then echo "the committed assembly is not what go generate makes:"; git diff --stat; exit 1; fi
 
 .PHONY: portable
 portable: ## without assembly, and for another architecture
 	GOARCH=arm64 $(GO) build ./...
-	$(GO) test -short -tags purego ./accel/... ./fallback/aead ./fallback/esp
+	$(GO) test -short -tags purego ./accel/... ./fallback/aead ./fallback/esp ./fallback/tun
 
 .PHONY: interop
 interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
