@@ -163,10 +163,11 @@ func (r *router) add(p *sa.Policy) error {
 	return nil
 }
 
-// leads reports whether the policy's traffic is led here. What passes an XFRM
-// interface the operator routes to it.
+// leads reports whether the policy's traffic is led to the peer. What it takes
+// by a mark or an XFRM interface is the operator's to route: all else for the
+// same subnets would follow.
 func (r *router) leads(p *sa.Policy) bool {
-	return r != nil && p.Mode == sa.Tunnel && p.Marking.IfIDOut == 0
+	return r != nil && p.Mode == sa.Tunnel && p.Marking.IfIDOut == 0 && p.Marking.Out == sa.Mark{}
 }
 
 func newRoute(p *sa.Policy) *route { return &route{local: p.LocalTS, peer: p.Remote.Addr()} }

@@ -86,7 +86,7 @@ var childKeys = []key[child]{
 	{name: "hw_offload", def: "auto", doc: "How much a NIC must do: auto (the best there is), packet, crypto (also written yes), no. strongSwan's default is no.", set: setOffload},
 	{name: "mark_in", def: "0/0", doc: "The child is for incoming packets with this firewall mark: value or value/mask. Marks and XFRM interfaces are the kernel's: such a child runs as crypto or kernel.",
 		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.In })},
-	{name: "mark_out", def: "0/0", doc: "The same for outgoing packets.", set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.Out })},
+	{name: "mark_out", def: "0/0", doc: "The same for outgoing packets. Routes for them are the operator's to make.", set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.Out })},
 	{name: "set_mark_in", def: "0/0", doc: "Set this firewall mark on what came in by the child: value or value/mask.",
 		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.SetIn })},
 	{name: "set_mark_out", def: "0/0", doc: "Set this firewall mark on the ESP or AH packets that go out, in place of the daemon's own, by which they pass the tunnels' routes by.",

@@ -28,6 +28,7 @@ func TestQuicksand(t *testing.T) {
 	t.Run("volumes", d.volumes)
 	t.Run("end of life", d.endOfLife)
 	t.Run("trap", d.trap)
+	t.Run("marking", d.marking)
 	t.Run("refusals", d.refusals)
 	t.Run("link", d.link)
 	t.Run("crash", d.crash)
@@ -319,9 +320,14 @@ func (d *duo) trap(t *testing.T) {
 	for _, offload := range []string{"packet", "no"} {
 		t.Run(offload, func(t *testing.T) {
 			d.load(t, over(tunnel4, nil), lan("trap", 0, "aes128gcm16", offload).with("start_action", "trap"))
-			stop := d.watch(t)
+			stop, begin := d.watch(t), d.q.Log.Mark()
 			d.aliveIn(t, 0)
 			d.placed(t, d.settled(t, "trap"), placements[offload])
+			// It names the packet, not the policy.
+			const words = `traffic for 10\.1\.0\.1/32\[icmp.*\] === 10\.2\.0\.1/32\[icmp.*\] wants child net/trap`
+			if _, err := d.q.Log.Wait(begin, words, time.Second); err != nil {
+				t.Errorf("%v; it says:\n%s", err, d.q.Log.Since(begin))
+			}
 			if k := stop(); k.esp < 8 {
 				t.Errorf("%d ESP packets on the wire", k.esp)
 			}
