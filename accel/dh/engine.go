@@ -157,6 +157,18 @@ func (e *Engine) Submit(r Request) error {
 	return nil
 }
 
+// Compute answers a request on the calling thread, as a worker does: for who has
+// nothing else to do. Done is not called.
+func (e *Engine) Compute(r Request) Result {
+	k, ok := e.kernels[r.Group]
+	if !ok || r.Private != nil && r.Private.group != r.Group {
+		return Result{Err: fmt.Errorf("compute request: %w: %s", ErrGroup, r.Group)}
+	}
+	out := make([]Result, 1)
+	k.compute(e.random, []*Request{&r}, out)
+	return out[0]
+}
+
 // Stats returns what the engine has done so far.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()

@@ -121,6 +121,24 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// Compute gives a worker's answers, and refuses what Submit does.
+func TestCompute(t *testing.T) {
+	e := newEngine(t, Options{Workers: 1})
+	for _, g := range []Group{MODP1024, ECP256, Curve25519} {
+		a, b := e.Compute(Request{Group: g}), ask(t, e, Request{Group: g})
+		x, y := e.Compute(Request{Group: g, Private: a.Private, Peer: b.Public}), ask(t, e, Request{Group: g, Private: b.Private, Peer: a.Public})
+		if err := errors.Join(a.Err, b.Err, x.Err, y.Err); err != nil || !bytes.Equal(x.Shared, y.Shared) {
+			t.Errorf("%s: %x and %x, %v", g, x.Shared, y.Shared, err)
+		}
+		if res := e.Compute(Request{Group: MODP1536, Private: a.Private}); !errors.Is(res.Err, ErrGroup) {
+			t.Errorf("%s: another group's key answers %v, want ErrGroup", g, res.Err)
+		}
+	}
+	if res := e.Compute(Request{Group: 99}); !errors.Is(res.Err, ErrGroup) {
+		t.Errorf("group 99 answers %v, want ErrGroup", res.Err)
+	}
+}
+
 // Workers run on the cores given, and their threads end with the engine.
 func TestPinning(t *testing.T) {
 	allowed, err := accel.Allowed()
