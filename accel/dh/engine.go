@@ -191,6 +191,7 @@ func (e *Engine) Close() {
 func (e *Engine) run(core []int, ready chan<- error) {
 	defer e.workers.Done()
 	runtime.LockOSThread()
+	nameThread()
 	if core != nil {
 		if err := accel.Pin(core...); err != nil {
 			ready <- err

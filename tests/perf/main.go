@@ -31,6 +31,7 @@ var groups = []group{
 	{"crypto", crypto},
 	{"dh", dhGroup},
 	{"quickmode", quickmode},
+	{"storm", storm},
 }
 
 func main() {

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quicksand/accel/dh"
+	"quicksand/tests/harness"
+)
+
+// The storm: so many IKE SAs that each do one Quick Mode with PFS after the
+// other, while a calm peer negotiates without PFS at an even pace.
+const (
+	stormPeers = 16
+	stormGroup = dh.MODP4096
+	stormESP   = "aes128gcm16-modp4096"
+	calmESP    = "aes128gcm16"
+	calmPace   = 5 * time.Millisecond
+	calmAddr   = "10.9.0.3"
+)
+
+// stormed is what one responder makes of the storm.
+type stormed struct {
+	p50, p99 float64 // of the calm peer's Quick Modes, in ms
+	rate     float64 // of the storm's, a second
+	// Of the threads that compute Diffie-Hellman, a second; of strongSwan's they
+	// are not told from the others.
+	migrations, preempted float64
+}
+
+// storm has quicksand with the DH engine on a core of its own, quicksand
+// without, and strongSwan respond to the same peers, in turn. The peers are kept
+// off the DH engine's core, since the cores of other machines are not the
+// responder's.
+func storm(o options) ([]Row, error) {
+	cores := runtime.NumCPU()
+	if cores < 2 {
+		return nil, fmt.Errorf("a core for Diffie-Hellman alone needs two cores, there is %d", cores)
+	}
+	core := cores - 1
+	quicksand := func(settings ...string) func(*harness.Host) (*harness.Peer, error) {
+		return func(h *harness.Host) (*harness.Peer, error) {
+			return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Settings: settings})
+		}
+	}
+	var all [3]*target
+	for i, start := range []func(*harness.Host) (*harness.Peer, error){
+		quicksand(fmt.Sprintf("dh_cores = %d", core)), quicksand(), startStrongSwan,
+	} {
+		var err error
+		if all[i], err = newTarget(start); err != nil {
+			return nil, err
+		}
+		defer all[i].close()
+	}
+	back, err := keepOff(core)
+	if err != nil {
+		return nil, err
+	}
+	defer back()
+	for _, t := range all {
+		if err := t.connect(); err != nil {
+			return nil, err
+		}
+	}
+	var got [3][]stormed
+	for range o.pairs {
+		for i, t := range all {
+			s, err := t.run(4 * o.time)
+			if err != nil {
+				return nil, fmt.Errorf("storm: %w", err)
+			}
+			got[i] = append(got[i], s)
+		}
+	}
+	return stormRows(got), nil
+}
+
+// stormRows compares the first responder with each of the others.
+func stormRows(got [3][]stormed) []Row {
+	lines := []struct {
+		name, unit   string
+		lessIsBetter bool
+		of           func(stormed) float64
+		threads      bool // only quicksand's are told apart
+	}{
+		{"calm peer's Quick Mode, p50", "ms", true, func(s stormed) float64 { return s.p50 }, false},
+		{"calm peer's Quick Mode, p99", "ms", true, func(s stormed) float64 { return s.p99 }, false},
+		{"storm's Quick Modes", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }, false},
+		{"migrations of the DH threads", "a second", true, func(s stormed) float64 { return s.migrations }, true},
+		{"involuntary switches of the DH threads", "a second", true, func(s stormed) float64 { return s.preempted }, true},
+	}
+	var rows []Row
+	for i, peer := range []string{"quicksand, no dh_cores", "strongSwan"} {
+		for _, l := range lines {
+			if l.threads && i == 1 {
+				continue
+			}
+			next := 0
+			row, _ := pairs(len(got[0]), l.lessIsBetter,
+				func() (float64, error) { return l.of(got[0][next]), nil },
+				func() (float64, error) { next++; return l.of(got[i+1][next-1]), nil })
+			row.Case, row.Unit, row.PeerName = "MODP-4096 storm: "+l.name, l.unit, peer
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+func startStrongSwan(h *harness.Host) (*harness.Peer, error) {
+	return harness.StartStrongSwan(h, harness.StrongSwanOptions{
+		NoKeyLog: true,
+		// It keeps the IVs of 3 exchanges by default, and its threads overtake each other.
+		Settings: []string{"max_ikev1_exchanges = 256"},
+	})
+}
+
+// target is a responder and the peers that it has.
+type target struct {
+	host        *harness.Host
+	to          *harness.Peer
+	storm, calm *initiator
+}
+
+func newTarget(start func(*harness.Host) (*harness.Peer, error)) (*target, error) {
+	n, err := harness.New()
+	if err != nil {
+		return nil, err
+	}
+	a, b, err := n.Sites(stormPeers + 1)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.AddAddr(a.Uplink(), calmAddr+"/24"); err != nil {
+		return nil, err
+	}
+	t := &target{host: a}
+	if t.to, err = start(b); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// connect configures the responder and brings its IKE SAs up.
+func (t *target) connect() error {
+	secrets := []harness.Secret{{Data: "a pre-shared key of the benchmark"}}
+	conn := func(i int, addr, esp string) harness.Conn {
+		return harness.Conn{
+			Name: fmt.Sprintf("c%d", i), LocalAddr: addr, RemoteAddr: harness.AddrB,
+			LocalID: fmt.Sprintf("c%d.example", i), RemoteID: "responder.example",
+			Proposals: "aes256-sha256-curve25519", Options: harness.Options{"unique": "never"},
+			Children: []harness.Child{{Name: fmt.Sprintf("net%d", i), ESP: esp,
+				LocalTS: fmt.Sprintf("10.1.%d.0/24", i), RemoteTS: fmt.Sprintf("10.2.%d.0/24", i)}},
+		}
+	}
+	storm, calm := harness.Config{Secrets: secrets}, harness.Config{Secrets: secrets}
+	for i := range stormPeers {
+		storm.Conns = append(storm.Conns, conn(i, harness.AddrA, stormESP))
+	}
+	calm.Conns = append(calm.Conns, conn(stormPeers, calmAddr, calmESP))
+	both := harness.Config{Secrets: secrets, Conns: append(slices.Clone(storm.Conns), calm.Conns...)}
+	if err := t.to.Load(both.Mirror()); err != nil {
+		return err
+	}
+	var err error
+	if t.storm, err = newInitiator(t.host, harness.AddrA, storm, stormGroup); err != nil {
+		return err
+	}
+	if t.calm, err = newInitiator(t.host, calmAddr, calm); err != nil {
+		return err
+	}
+	for i := range stormPeers {
+		if _, err := t.storm.initiate(fmt.Sprintf("c%d", i), "", harness.AddrA, harness.AddrB); err != nil {
+			return err
+		}
+	}
+	_, err = t.calm.initiate(fmt.Sprintf("c%d", stormPeers), "", calmAddr, harness.AddrB)
+	return err
+}
+
+func (t *target) close() {
+	for _, i := range []*initiator{t.storm, t.calm} {
+		if i != nil {
+			i.close()
+		}
+	}
+	t.host.Net().Close()
+}
+
+// run has the storm blow for a time, and the calm peer negotiate in it.
+func (t *target) run(d time.Duration) (s stormed, err error) {
+	var wg sync.WaitGroup
+	counts, errs := make([]int, stormPeers), make([]error, stormPeers)
+	start := time.Now()
+	before, err := dhThreads(t.to.Proc.PID)
+	if err != nil {
+		return s, err
+	}
+	for i := range stormPeers {
+		wg.Go(func() {
+			for time.Since(start) < d && errs[i] == nil {
+				if _, errs[i] = t.storm.initiate(fmt.Sprintf("c%d", i), fmt.Sprintf("net%d", i), harness.AddrA, harness.AddrB); errs[i] == nil {
+					t.storm.terminate(fmt.Sprintf("net%d", i))
+					counts[i]++
+				}
+			}
+		})
+	}
+	took, calmErr := t.calmly(start, d)
+	wg.Wait()
+	passed := time.Since(start).Seconds()
+	after, err := dhThreads(t.to.Proc.PID)
+	if err != nil {
+		return s, err
+	}
+	for _, err := range append(errs, calmErr) {
+		if err != nil {
+			return s, err
+		}
+	}
+	n := 0
+	for _, c := range counts {
+		n += c
+	}
+	slices.Sort(took)
+	ms := func(percent int) float64 { return float64(took[(len(took)-1)*percent/100].Microseconds()) / 1000 }
+	return stormed{p50: ms(50), p99: ms(99), rate: float64(n) / passed,
+		migrations: perSecond(after.migrations-before.migrations, passed),
+		preempted:  perSecond(after.preempted-before.preempted, passed)}, nil
+}
+
+// perSecond never returns 0, of which there is no ratio: what did not happen is
+// counted as if it had happened once.
+func perSecond(n, passed float64) float64 { return max(n, 1) / passed }
+
+// calmly negotiates at an even pace and returns how long each Quick Mode took.
+func (t *target) calmly(start time.Time, d time.Duration) (took []time.Duration, err error) {
+	child := fmt.Sprintf("net%d", stormPeers)
+	for next := start; next.Sub(start) < d; next = next.Add(calmPace) {
+		time.Sleep(time.Until(next))
+		one, err := t.calm.initiate(fmt.Sprintf("c%d", stormPeers), child, calmAddr, harness.AddrB)
+		if err != nil {
+			return nil, err
+		}
+		t.calm.terminate(child)
+		took = append(took, one)
+		if late := time.Since(next); late > calmPace {
+			next = next.Add(late.Truncate(calmPace))
+		}
+	}
+	return took, nil
+}
+
+// dhThreads sums, over the process's threads that compute Diffie-Hellman, how
+// often the kernel moved them between cores and took the core from them.
+func dhThreads(pid int) (s stormed, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		return s, err
+	}
+	for _, task := range tasks {
+		name, err := os.ReadFile(task + "/comm")
+		if err != nil || strings.TrimSpace(string(name)) != dh.ThreadName {
+			continue // it has ended, or is another one
+		}
+		var n float64
+		if _, err := fmt.Sscan(field(task+"/sched", "se.nr_migrations"), &n); err != nil {
+			return s, fmt.Errorf("read migrations of %s: %w", task, err)
+		}
+		s.migrations += n
+		if _, err := fmt.Sscan(field(task+"/status", "nonvoluntary_ctxt_switches"), &n); err != nil {
+			return s, fmt.Errorf("read context switches of %s: %w", task, err)
+		}
+		s.preempted += n
+	}
+	return s, nil
+}
+
+// keepOff keeps this process's threads off a core until back is called.
+func keepOff(core int) (back func(), err error) {
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return nil, fmt.Errorf("read affinity: %w", err)
+	}
+	rest := all
+	rest.Clear(core)
+	set := func(cpus *unix.CPUSet) {
+		tasks, _ := os.ReadDir("/proc/self/task")
+		for _, t := range tasks {
+			var tid int
+			if _, err := fmt.Sscan(t.Name(), &tid); err == nil {
+				_ = unix.SchedSetaffinity(tid, cpus) // a thread that has ended
+			}
+		}
+	}
+	set(&rest)
+	return func() { set(&all) }, nil
+}
