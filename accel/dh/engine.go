@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"quicksand/accel"
 )
@@ -205,8 +206,9 @@ func (e *Engine) run(core []int, ready chan<- error) {
 			return
 		}
 		out := make([]Result, len(batch))
+		begun := time.Now()
 		e.kernels[batch[0].Group].compute(e.random, batch, out)
-		e.count(out)
+		e.count(batch[0].Group, out, time.Since(begun))
 		for i, r := range batch {
 			r.Done(out[i])
 		}
@@ -239,9 +241,10 @@ func fairPart(lanes, waiting, idle int) int {
 	return min(lanes, (waiting+idle)/(idle+1))
 }
 
-func (e *Engine) count(out []Result) {
+func (e *Engine) count(g Group, out []Result, took time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.queue.took(g, took)
 	e.stats.Running -= len(out)
 	e.stats.Answered += uint64(len(out))
 	e.stats.Batches++
