@@ -19,20 +19,26 @@ import (
 )
 
 // The storm: so many IKE SAs that each do one Quick Mode with PFS after the
-// other, while a calm peer negotiates without PFS at an even pace.
+// other, while a calm peer negotiates at an even pace, one without PFS and one
+// with a cheap group in turn.
 const (
 	stormPeers = 16
 	stormGroup = dh.MODP4096
 	stormESP   = "aes128gcm16-modp4096"
-	calmESP    = "aes128gcm16"
+	calmGroup  = dh.ECP256
 	calmPace   = 5 * time.Millisecond
 	calmAddr   = "10.9.0.3"
 )
 
+// calmChildren are the calm peer's, and their proposals.
+var calmChildren = [2]struct{ name, esp string }{
+	{"without PFS", "aes128gcm16"}, {"with PFS ecp256", "aes128gcm16-ecp256"},
+}
+
 // stormed is what one responder makes of the storm.
 type stormed struct {
-	p50, p99 float64 // of the calm peer's Quick Modes, in ms
-	rate     float64 // of the storm's, a second
+	p50, p99 [len(calmChildren)]float64 // of the calm peer's Quick Modes, in ms
+	rate     float64                    // of the storm's, a second
 	// Of the threads that compute Diffie-Hellman, a second; of strongSwan's they
 	// are not told from the others.
 	migrations, preempted float64
@@ -88,18 +94,22 @@ func storm(o options) ([]Row, error) {
 
 // stormRows compares the first responder with each of the others.
 func stormRows(got [3][]stormed) []Row {
-	lines := []struct {
+	type line struct {
 		name, unit   string
 		lessIsBetter bool
 		of           func(stormed) float64
 		threads      bool // only quicksand's are told apart
-	}{
-		{"calm peer's Quick Mode, p50", "ms", true, func(s stormed) float64 { return s.p50 }, false},
-		{"calm peer's Quick Mode, p99", "ms", true, func(s stormed) float64 { return s.p99 }, false},
-		{"storm's Quick Modes", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }, false},
-		{"migrations of the DH threads", "a second", true, func(s stormed) float64 { return s.migrations }, true},
-		{"involuntary switches of the DH threads", "a second", true, func(s stormed) float64 { return s.preempted }, true},
 	}
+	var lines []line
+	for i, c := range calmChildren {
+		lines = append(lines,
+			line{"calm peer " + c.name + ", p50", "ms", true, func(s stormed) float64 { return s.p50[i] }, false},
+			line{"calm peer " + c.name + ", p99", "ms", true, func(s stormed) float64 { return s.p99[i] }, false})
+	}
+	lines = append(lines,
+		line{"the storm itself", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }, false},
+		line{"migrations of the DH threads", "a second", true, func(s stormed) float64 { return s.migrations }, true},
+		line{"involuntary switches of the DH threads", "a second", true, func(s stormed) float64 { return s.preempted }, true})
 	var rows []Row
 	for i, peer := range []string{"quicksand, no dh_cores", "strongSwan"} {
 		for _, l := range lines {
@@ -137,7 +147,7 @@ func newTarget(start func(*harness.Host) (*harness.Peer, error)) (*target, error
 	if err != nil {
 		return nil, err
 	}
-	a, b, err := n.Sites(stormPeers + 1)
+	a, b, err := n.Sites(stormPeers + len(calmChildren))
 	if err != nil {
 		return nil, err
 	}
@@ -154,20 +164,25 @@ func newTarget(start func(*harness.Host) (*harness.Peer, error)) (*target, error
 // connect configures the responder and brings its IKE SAs up.
 func (t *target) connect() error {
 	secrets := []harness.Secret{{Data: "a pre-shared key of the benchmark"}}
-	conn := func(i int, addr, esp string) harness.Conn {
+	child := func(i int, name, esp string) harness.Child {
+		return harness.Child{Name: name, ESP: esp, LocalTS: fmt.Sprintf("10.1.%d.0/24", i), RemoteTS: fmt.Sprintf("10.2.%d.0/24", i)}
+	}
+	conn := func(name, addr string, children ...harness.Child) harness.Conn {
 		return harness.Conn{
-			Name: fmt.Sprintf("c%d", i), LocalAddr: addr, RemoteAddr: harness.AddrB,
-			LocalID: fmt.Sprintf("c%d.example", i), RemoteID: "responder.example",
-			Proposals: "aes256-sha256-curve25519", Options: harness.Options{"unique": "never"},
-			Children: []harness.Child{{Name: fmt.Sprintf("net%d", i), ESP: esp,
-				LocalTS: fmt.Sprintf("10.1.%d.0/24", i), RemoteTS: fmt.Sprintf("10.2.%d.0/24", i)}},
+			Name: name, LocalAddr: addr, RemoteAddr: harness.AddrB,
+			LocalID: name + ".example", RemoteID: "responder.example",
+			Proposals: "aes256-sha256-curve25519", Options: harness.Options{"unique": "never"}, Children: children,
 		}
 	}
 	storm, calm := harness.Config{Secrets: secrets}, harness.Config{Secrets: secrets}
 	for i := range stormPeers {
-		storm.Conns = append(storm.Conns, conn(i, harness.AddrA, stormESP))
+		storm.Conns = append(storm.Conns, conn(stormConn(i), harness.AddrA, child(i, stormChild(i), stormESP)))
 	}
-	calm.Conns = append(calm.Conns, conn(stormPeers, calmAddr, calmESP))
+	var children []harness.Child
+	for i, c := range calmChildren {
+		children = append(children, child(stormPeers+i, calmChild(i), c.esp))
+	}
+	calm.Conns = append(calm.Conns, conn("calm", calmAddr, children...))
 	both := harness.Config{Secrets: secrets, Conns: append(slices.Clone(storm.Conns), calm.Conns...)}
 	if err := t.to.Load(both.Mirror()); err != nil {
 		return err
@@ -176,15 +191,15 @@ func (t *target) connect() error {
 	if t.storm, err = newInitiator(t.host, harness.AddrA, storm, stormGroup); err != nil {
 		return err
 	}
-	if t.calm, err = newInitiator(t.host, calmAddr, calm); err != nil {
+	if t.calm, err = newInitiator(t.host, calmAddr, calm, calmGroup); err != nil {
 		return err
 	}
 	for i := range stormPeers {
-		if _, err := t.storm.initiate(fmt.Sprintf("c%d", i), "", harness.AddrA, harness.AddrB); err != nil {
+		if _, err := t.storm.initiate(stormConn(i), "", harness.AddrA, harness.AddrB); err != nil {
 			return err
 		}
 	}
-	_, err = t.calm.initiate(fmt.Sprintf("c%d", stormPeers), "", calmAddr, harness.AddrB)
+	_, err = t.calm.initiate("calm", "", calmAddr, harness.AddrB)
 	return err
 }
 
@@ -209,8 +224,8 @@ func (t *target) run(d time.Duration) (s stormed, err error) {
 	for i := range stormPeers {
 		wg.Go(func() {
 			for time.Since(start) < d && errs[i] == nil {
-				if _, errs[i] = t.storm.initiate(fmt.Sprintf("c%d", i), fmt.Sprintf("net%d", i), harness.AddrA, harness.AddrB); errs[i] == nil {
-					t.storm.terminate(fmt.Sprintf("net%d", i))
+				if _, errs[i] = t.storm.initiate(stormConn(i), stormChild(i), harness.AddrA, harness.AddrB); errs[i] == nil {
+					t.storm.terminate(stormChild(i))
 					counts[i]++
 				}
 			}
@@ -232,34 +247,47 @@ func (t *target) run(d time.Duration) (s stormed, err error) {
 	for _, c := range counts {
 		n += c
 	}
-	slices.Sort(took)
-	ms := func(percent int) float64 { return float64(took[(len(took)-1)*percent/100].Microseconds()) / 1000 }
-	return stormed{p50: ms(50), p99: ms(99), rate: float64(n) / passed,
+	s = stormed{rate: float64(n) / passed,
 		migrations: perSecond(after.migrations-before.migrations, passed),
-		preempted:  perSecond(after.preempted-before.preempted, passed)}, nil
+		preempted:  perSecond(after.preempted-before.preempted, passed)}
+	for i := range took {
+		slices.Sort(took[i])
+		ms := func(percent int) float64 {
+			return float64(took[i][(len(took[i])-1)*percent/100].Microseconds()) / 1000
+		}
+		s.p50[i], s.p99[i] = ms(50), ms(99)
+	}
+	return s, nil
 }
 
 // perSecond never returns 0, of which there is no ratio: what did not happen is
 // counted as if it had happened once.
 func perSecond(n, passed float64) float64 { return max(n, 1) / passed }
 
-// calmly negotiates at an even pace and returns how long each Quick Mode took.
-func (t *target) calmly(start time.Time, d time.Duration) (took []time.Duration, err error) {
-	child := fmt.Sprintf("net%d", stormPeers)
-	for next := start; next.Sub(start) < d; next = next.Add(calmPace) {
+// calmly negotiates at an even pace and returns how long each Quick Mode took, by
+// child.
+func (t *target) calmly(start time.Time, d time.Duration) (took [len(calmChildren)][]time.Duration, err error) {
+	next := start
+	for n := 0; next.Sub(start) < d || n < 2*len(calmChildren); n++ {
 		time.Sleep(time.Until(next))
-		one, err := t.calm.initiate(fmt.Sprintf("c%d", stormPeers), child, calmAddr, harness.AddrB)
+		i := n % len(calmChildren)
+		one, err := t.calm.initiate("calm", calmChild(i), calmAddr, harness.AddrB)
 		if err != nil {
-			return nil, err
+			return took, err
 		}
-		t.calm.terminate(child)
-		took = append(took, one)
-		if late := time.Since(next); late > calmPace {
-			next = next.Add(late.Truncate(calmPace))
+		t.calm.terminate(calmChild(i))
+		took[i] = append(took[i], one)
+		next = next.Add(calmPace)
+		if late := time.Since(next); late > 0 {
+			next = next.Add(late)
 		}
 	}
 	return took, nil
 }
+
+func stormConn(i int) string  { return fmt.Sprintf("storm%d", i) }
+func stormChild(i int) string { return fmt.Sprintf("net%d", i) }
+func calmChild(i int) string  { return fmt.Sprintf("net%d", stormPeers+i) }
 
 // dhThreads sums, over the process's threads that compute Diffie-Hellman, how
 // often the kernel moved them between cores and took the core from them.
