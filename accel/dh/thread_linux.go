@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ThreadName is what the workers' threads are called in /proc and in top.
+// ThreadName is what the threads of workers with cores of their own are called,
+// in /proc and in top.
 const ThreadName = "quicksand-dh"
 
 // nameThread names the calling thread, which nothing depends on.

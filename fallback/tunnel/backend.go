@@ -143,6 +143,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 			return fail(err)
 		}
 	}
+	way := p.wire.Admit(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c == nil {
@@ -154,7 +155,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	p.pairs[pr.id] = pr
 	p.inbound[pr.spi] = pr
 	delete(p.reserved, pr.spi)
-	return p.placement(q), nil
+	return p.placement(q, way), nil
 }
 
 // measure finds the MTU of the pair's path.
@@ -167,7 +168,7 @@ func (p *Plane) measure(pr *pair) {
 	pr.inner.Store(int32(pr.out.InnerMTU(mtu)))
 }
 
-func (p *Plane) placement(q *sa.Pair) sa.Placement {
+func (p *Plane) placement(q *sa.Pair, way string) sa.Placement {
 	if peer := q.Remote.Addr(); q.RemoteTS.ContainsAddr(peer) {
 		if device := p.router.strict(peer); device != "" {
 			p.log.Warn("the reverse path filter drops what the peer sends; set rp_filter to 2 (loose)",
@@ -178,7 +179,7 @@ func (p *Plane) placement(q *sa.Pair) sa.Placement {
 	if q.Encap {
 		detail = "software ESP in UDP"
 	}
-	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail}
+	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail + ", " + way}
 }
 
 // Activate implements sa.Backend. Packets that wait for the child go out at
@@ -194,6 +195,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	}
 	c := pr.child
 	p.count++
+	p.policies.version++
 	c.active, c.activated = pr, p.count
 	// The newest is the last one.
 	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
@@ -206,9 +208,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 			p.release(o)
 		}
 	}
-	p.seal(&p.flush)
-	p.mu.Unlock()
-	p.send(&p.flush)
+	p.dispatch(&p.flush, p.mu.Unlock)
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (p *Plane) release(c *child) {
 			p.stats.count(outHeldStale)
 			continue
 		}
-		p.classify(&p.flush, h.buf, h.len)
+		p.classify(&p.flush, &packet{buf: h.buf, len: h.len})
 	}
 }
 
@@ -240,6 +240,7 @@ func (p *Plane) Update(q *sa.Pair) error {
 		p.mu.Unlock()
 		return fmt.Errorf("update pair %d: not installed", q.ID)
 	}
+	before := pr.path
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
 	if err == nil {
 		pr.path = path
@@ -247,6 +248,10 @@ func (p *Plane) Update(q *sa.Pair) error {
 	p.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("update pair %d: %w", q.ID, err)
+	}
+	p.wire.Admit(pr.spi, path)
+	if before.Local.Addr() != path.Local.Addr() {
+		p.wire.Dismiss(pr.spi, before)
 	}
 	p.measure(pr)
 	return nil
@@ -257,12 +262,14 @@ func (p *Plane) Update(q *sa.Pair) error {
 func (p *Plane) Remove(q *sa.Pair) error {
 	p.ctl.Lock()
 	defer p.ctl.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pr := p.pairs[q.ID]
+	pr := p.pairs[q.ID] // which changes with ctl held only
 	if pr == nil {
 		return fmt.Errorf("remove pair %d: not installed", q.ID)
 	}
+	p.wire.Dismiss(pr.spi, pr.path)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr.gone = true
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child

@@ -261,7 +261,7 @@ func (sp *splitter) datagram(m *message, buf []byte, n int) (kept bool) {
 		s.onIKE(append([]byte(nil), data...), local, m.remote, sp.quiet >= quietReads && len(sp.batch.Packets) == 0)
 		return false
 	}
-	sp.batch.add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: n, TOS: m.class, TTL: m.ttl},
+	sp.batch.Add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: n, TOS: m.class, TTL: m.ttl},
 		Path{Local: local, Remote: m.remote, Proto: unix.IPPROTO_UDP})
 	return true
 }
@@ -277,6 +277,6 @@ func (sp *splitter) flush() {
 			sp.s.orphans.Add(uint64(n))
 		}
 	}
-	sp.batch.reset()
+	sp.batch.Reset()
 	sp.used = 0
 }

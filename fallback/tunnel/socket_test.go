@@ -71,7 +71,7 @@ func TestSplit(t *testing.T) {
 		b, got := listen(t, true)
 		packets := make(chan []byte, 1000)
 		paths := make(chan Path, 1000)
-		wire := newKernelWire(b, 0)
+		wire := NewSocketWire(b, 0)
 		wire.Receive(func(batch *Batch) {
 			for i := range batch.Packets {
 				packets <- bytes.Clone(batch.Packets[i].Bytes())

@@ -39,8 +39,8 @@ var calmChildren = [2]struct{ name, esp string }{
 type stormed struct {
 	p50, p99 [len(calmChildren)]float64 // of the calm peer's Quick Modes, in ms
 	rate     float64                    // of the storm's, a second
-	// Of the threads that compute Diffie-Hellman, a second; of strongSwan's they
-	// are not told from the others.
+	// Of the threads that compute Diffie-Hellman and nothing else, a second, and
+	// of all where there are no such threads.
 	migrations, preempted float64
 }
 
@@ -98,28 +98,25 @@ func stormRows(got [3][]stormed) []Row {
 		name, unit   string
 		lessIsBetter bool
 		of           func(stormed) float64
-		threads      bool // only quicksand's are told apart
 	}
 	var lines []line
 	for i, c := range calmChildren {
 		lines = append(lines,
-			line{"calm peer " + c.name + ", p50", "ms", true, func(s stormed) float64 { return s.p50[i] }, false},
-			line{"calm peer " + c.name + ", p99", "ms", true, func(s stormed) float64 { return s.p99[i] }, false})
+			line{"calm peer " + c.name + ", p50", "ms", true, func(s stormed) float64 { return s.p50[i] }},
+			line{"calm peer " + c.name + ", p99", "ms", true, func(s stormed) float64 { return s.p99[i] }})
 	}
 	lines = append(lines,
-		line{"the storm itself", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }, false},
-		line{"migrations of the DH threads", "a second", true, func(s stormed) float64 { return s.migrations }, true},
-		line{"involuntary switches of the DH threads", "a second", true, func(s stormed) float64 { return s.preempted }, true})
+		line{"the storm itself", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }},
+		line{"migrations of the threads with DH", "a second", true, func(s stormed) float64 { return s.migrations }},
+		line{"involuntary switches of the threads with DH", "a second", true, func(s stormed) float64 { return s.preempted }})
 	var rows []Row
 	for i, peer := range []string{"quicksand, no dh_cores", "strongSwan"} {
 		for _, l := range lines {
-			if l.threads && i == 1 {
-				continue
+			var ours, theirs []float64
+			for n := range got[0] {
+				ours, theirs = append(ours, l.of(got[0][n])), append(theirs, l.of(got[i+1][n]))
 			}
-			next := 0
-			row, _ := pairs(len(got[0]), l.lessIsBetter,
-				func() (float64, error) { return l.of(got[0][next]), nil },
-				func() (float64, error) { next++; return l.of(got[i+1][next-1]), nil })
+			row := compare(ours, theirs, l.lessIsBetter)
 			row.Case, row.Unit, row.PeerName = "MODP-4096 storm: "+l.name, l.unit, peer
 			rows = append(rows, row)
 		}
@@ -290,26 +287,35 @@ func stormChild(i int) string { return fmt.Sprintf("net%d", i) }
 func calmChild(i int) string  { return fmt.Sprintf("net%d", stormPeers+i) }
 
 // dhThreads sums, over the process's threads that compute Diffie-Hellman, how
-// often the kernel moved them between cores and took the core from them.
+// often the kernel moved them between cores and took the core from them. Where
+// none does that alone it is done on any of them, and the sum is over all.
 func dhThreads(pid int) (s stormed, err error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil {
 		return s, err
 	}
+	alone := func(task string) bool {
+		name, _ := os.ReadFile(task + "/comm")
+		return strings.TrimSpace(string(name)) == dh.ThreadName
+	}
+	if slices.ContainsFunc(tasks, alone) {
+		tasks = slices.DeleteFunc(tasks, func(task string) bool { return !alone(task) })
+	}
+	read := 0
 	for _, task := range tasks {
-		name, err := os.ReadFile(task + "/comm")
-		if err != nil || strings.TrimSpace(string(name)) != dh.ThreadName {
-			continue // it has ended, or is another one
+		var moved, preempted float64
+		if _, err := fmt.Sscan(field(task+"/sched", "se.nr_migrations"), &moved); err != nil {
+			continue // it has ended
 		}
-		var n float64
-		if _, err := fmt.Sscan(field(task+"/sched", "se.nr_migrations"), &n); err != nil {
-			return s, fmt.Errorf("read migrations of %s: %w", task, err)
+		if _, err := fmt.Sscan(field(task+"/status", "nonvoluntary_ctxt_switches"), &preempted); err != nil {
+			continue
 		}
-		s.migrations += n
-		if _, err := fmt.Sscan(field(task+"/status", "nonvoluntary_ctxt_switches"), &n); err != nil {
-			return s, fmt.Errorf("read context switches of %s: %w", task, err)
-		}
-		s.preempted += n
+		s.migrations += moved
+		s.preempted += preempted
+		read++
+	}
+	if read == 0 {
+		return s, fmt.Errorf("read migrations and context switches of process %d: the kernel tells none", pid)
 	}
 	return s, nil
 }
