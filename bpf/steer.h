@@ -125,7 +125,9 @@ struct tally {
 	u64 moves;   /* odd while recent goes to the counters */
 	u64 waiting; /* how many of recent are not there yet */
 	u64 fence;
-	u64 unused[5];
+	u64 tick; /* jiffies when it was now */
+	u64 now;
+	u64 unused[3];
 	struct recent_use recent[RECENT];
 	u64 packets[VERDICTS];
 	u64 bytes[VERDICTS]; /* of the frames */

@@ -20,7 +20,8 @@ type use struct {
 // tally is struct tally.
 type tally struct {
 	moves, waiting, fence uint64
-	_                     [5]uint64
+	tick, now             uint64
+	_                     [3]uint64
 	recent                [recentUses]struct{ place, packets, bytes, last uint64 }
 	packets, bytes        [verdicts]uint64
 }
