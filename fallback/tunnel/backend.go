@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,15 +35,29 @@ func (p *Plane) Supports(q *sa.Pair) error {
 	case q.Mode == sa.Transport && family(q.LocalTS.From) != family(q.Local.Addr()):
 		return errors.New("transport mode has its traffic and its endpoints in one family")
 	}
-	// Keys are not known yet; whether there is code for the suite does not
-	// depend on them.
-	trial := *q
-	trial.In = sa.SA{SPI: 256, EncryptionKey: trialKey(q.Suite.EncryptionKeyLen()), IntegrityKey: trialKey(q.Suite.Integrity.KeyLen())}
-	trial.Out = trial.In
-	if _, err := esp.NewOutbound(&trial); err != nil {
+	if err := p.suites.try(q); err != nil {
 		return err
 	}
 	return p.wire.Carries(pathOf(q))
+}
+
+// suites remembers for which suites there is code; those that are asked about
+// come from the configuration, which bounds them. The zero value is ready.
+type suites struct{ known sync.Map } // sa.Suite to error or nil
+
+// try makes an SA of q's suite. Its keys are not known yet, and the answer does
+// not depend on them, nor, once the endpoints are valid, on anything but the suite.
+func (s *suites) try(q *sa.Pair) error {
+	if v, ok := s.known.Load(q.Suite); ok {
+		err, _ := v.(error)
+		return err
+	}
+	trial := *q
+	trial.In = sa.SA{SPI: 256, EncryptionKey: trialKey(q.Suite.EncryptionKeyLen()), IntegrityKey: trialKey(q.Suite.Integrity.KeyLen())}
+	trial.Out = trial.In
+	_, err := esp.NewOutbound(&trial)
+	s.known.Store(q.Suite, err)
+	return err
 }
 
 // trialKey returns a key no two bytes of which are alike, for ciphers that
@@ -128,6 +143,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 			return fail(err)
 		}
 	}
+	way := p.wire.Admit(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c == nil {
@@ -139,12 +155,12 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	p.pairs[pr.id] = pr
 	p.inbound[pr.spi] = pr
 	delete(p.reserved, pr.spi)
-	return p.placement(q), nil
+	return p.placement(q, way), nil
 }
 
 // measure finds the MTU of the pair's path.
 func (p *Plane) measure(pr *pair) {
-	mtu, err := p.wire.PathMTU(pr.path.Local.Addr(), pr.path.Remote.Addr())
+	mtu, err := p.mtus.recent(pr.path.Local.Addr(), pr.path.Remote.Addr())
 	if err != nil {
 		mtu = defaultPath // there is no route yet
 	}
@@ -152,7 +168,7 @@ func (p *Plane) measure(pr *pair) {
 	pr.inner.Store(int32(pr.out.InnerMTU(mtu)))
 }
 
-func (p *Plane) placement(q *sa.Pair) sa.Placement {
+func (p *Plane) placement(q *sa.Pair, way string) sa.Placement {
 	if peer := q.Remote.Addr(); q.RemoteTS.ContainsAddr(peer) {
 		if device := p.router.strict(peer); device != "" {
 			p.log.Warn("the reverse path filter drops what the peer sends; set rp_filter to 2 (loose)",
@@ -163,7 +179,7 @@ func (p *Plane) placement(q *sa.Pair) sa.Placement {
 	if q.Encap {
 		detail = "software ESP in UDP"
 	}
-	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail}
+	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail + ", " + way}
 }
 
 // Activate implements sa.Backend. Packets that wait for the child go out at
@@ -179,6 +195,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	}
 	c := pr.child
 	p.count++
+	p.policies.version++
 	c.active, c.activated = pr, p.count
 	// The newest is the last one.
 	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
@@ -191,9 +208,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 			p.release(o)
 		}
 	}
-	p.seal(&p.flush)
-	p.mu.Unlock()
-	p.send(&p.flush)
+	p.dispatch(&p.flush, p.mu.Unlock)
 	return nil
 }
 
@@ -207,7 +222,7 @@ func (p *Plane) release(c *child) {
 			p.stats.count(outHeldStale)
 			continue
 		}
-		p.classify(&p.flush, h.buf, h.len)
+		p.classify(&p.flush, &packet{buf: h.buf, len: h.len})
 	}
 }
 
@@ -225,6 +240,7 @@ func (p *Plane) Update(q *sa.Pair) error {
 		p.mu.Unlock()
 		return fmt.Errorf("update pair %d: not installed", q.ID)
 	}
+	before := pr.path
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
 	if err == nil {
 		pr.path = path
@@ -232,6 +248,10 @@ func (p *Plane) Update(q *sa.Pair) error {
 	p.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("update pair %d: %w", q.ID, err)
+	}
+	p.wire.Admit(pr.spi, path)
+	if before.Local.Addr() != path.Local.Addr() {
+		p.wire.Dismiss(pr.spi, before)
 	}
 	p.measure(pr)
 	return nil
@@ -242,12 +262,14 @@ func (p *Plane) Update(q *sa.Pair) error {
 func (p *Plane) Remove(q *sa.Pair) error {
 	p.ctl.Lock()
 	defer p.ctl.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pr := p.pairs[q.ID]
+	pr := p.pairs[q.ID] // which changes with ctl held only
 	if pr == nil {
 		return fmt.Errorf("remove pair %d: not installed", q.ID)
 	}
+	p.wire.Dismiss(pr.spi, pr.path)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr.gone = true
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -404,5 +405,45 @@ func TestCloseEnds(t *testing.T) {
 		if got := a.arrived(); len(got) != 0 {
 			t.Errorf("%x arrived after Close", got)
 		}
+	})
+}
+
+// TestWireIsTold follows what a wire hears of an SA from installation to
+// removal.
+func TestWireIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newEnds(t)
+		p := spec()
+		want := func(what string, path *Path) {
+			t.Helper()
+			got := a.wire.Admitted()
+			if path == nil && len(got) == 0 {
+				return
+			}
+			if path == nil || len(got) != 1 || got[p.In] != *path {
+				t.Fatalf("%s: the wire has %v, want %v", what, got, path)
+			}
+		}
+		placed, err := a.Install(p.pair())
+		a.must(placed, err)
+		if !strings.HasSuffix(placed.Detail, ", memory") {
+			t.Errorf("placement %q does not say the wire's way", placed.Detail)
+		}
+		path := pathOf(p.pair())
+		want("after Install", &path)
+		moved := p
+		moved.Local, moved.Remote = "192.0.2.77:4500", "203.0.113.6:4500"
+		a.ok(a.Update(moved.pair()))
+		path = pathOf(moved.pair())
+		want("after Update", &path)
+		a.ok(a.Remove(moved.pair()))
+		want("after Remove", nil)
+		broken := p.next()
+		broken.ID = p.ID
+		broken.RemoteTS = "fd00::/64"
+		if _, err := a.Install(broken.pair()); err == nil {
+			t.Fatal("installed selectors of two families")
+		}
+		want("after a refused Install", nil)
 	})
 }

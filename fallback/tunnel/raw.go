@@ -32,7 +32,10 @@ type kernelWire struct {
 	done   sync.WaitGroup
 }
 
-func newKernelWire(natt *Socket, mark int) *kernelWire { return &kernelWire{natt: natt, mark: mark} }
+// NewSocketWire returns a Wire through the kernel's sockets. natt is the
+// daemon's NAT traversal port, without which there is no ESP in UDP; mark is
+// the SO_MARK of what is sent.
+func NewSocketWire(natt *Socket, mark int) Wire { return &kernelWire{natt: natt, mark: mark} }
 
 func rawIndex(proto uint8, v6 bool) int {
 	i := 0
@@ -73,6 +76,12 @@ func (w *kernelWire) Carries(p Path) error {
 	}
 	return nil
 }
+
+// Admit has nothing to do: the kernel takes whatever SPI comes.
+func (w *kernelWire) Admit(sa.SPI, Path) string { return "sockets" }
+
+// Dismiss has nothing to do either.
+func (w *kernelWire) Dismiss(sa.SPI, Path) {}
 
 func (w *kernelWire) Send(p Path, batch []esp.Packet) {
 	if p.Proto == unix.IPPROTO_UDP {
@@ -216,7 +225,7 @@ func (w *kernelWire) read(c *conn, proto uint8) {
 		if len(batch.Packets) > 0 {
 			w.input(&batch)
 		}
-		batch.reset()
+		batch.Reset()
 	}
 }
 
@@ -246,5 +255,5 @@ func addRaw(batch *Batch, m *message, proto uint8, v6 bool) {
 			p.Len -= header
 		}
 	}
-	batch.add(p, from)
+	batch.Add(p, from)
 }

@@ -23,7 +23,7 @@ type ikeMessage struct {
 func listen(t *testing.T, natt bool) (*Socket, chan ikeMessage) {
 	t.Helper()
 	got := make(chan ikeMessage, 100)
-	s, err := Listen(0, 0, natt, func(data []byte, local, remote netip.AddrPort) {
+	s, err := Listen(0, 0, natt, func(data []byte, local, remote netip.AddrPort, _ bool) {
 		got <- ikeMessage{data, local, remote}
 	})
 	if err != nil {
@@ -71,7 +71,7 @@ func TestSplit(t *testing.T) {
 		b, got := listen(t, true)
 		packets := make(chan []byte, 1000)
 		paths := make(chan Path, 1000)
-		wire := newKernelWire(b, 0)
+		wire := NewSocketWire(b, 0)
 		wire.Receive(func(batch *Batch) {
 			for i := range batch.Packets {
 				packets <- bytes.Clone(batch.Packets[i].Bytes())

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"quicksand/fallback/esp"
+	"quicksand/sa"
 )
 
 // Path is the way of an SA's packets through the network.
@@ -24,17 +25,20 @@ type Path struct {
 
 // Batch is a batch of packets that came in and what they came from. ESP
 // packets begin at the SPI, AH packets at the outer IP header; each has
-// esp.Headroom before it. Its memory is used again for the next one.
+// esp.Headroom before it and esp.Tailroom behind it. Its memory is used again
+// for the next one.
 type Batch struct {
 	Packets []esp.Packet
 	From    []Path // of each packet; MTU is not set
 
-	out [][]byte // of whoever handles the batch
+	inward *inward // of the plane that handles the batch
 }
 
-func (b *Batch) reset() { b.Packets, b.From = b.Packets[:0], b.From[:0] }
+// Reset empties the batch.
+func (b *Batch) Reset() { b.Packets, b.From = b.Packets[:0], b.From[:0] }
 
-func (b *Batch) add(p esp.Packet, from Path) {
+// Add adds a packet.
+func (b *Batch) Add(p esp.Packet, from Path) {
 	b.Packets = append(b.Packets, p)
 	b.From = append(b.From, from)
 }
@@ -43,13 +47,24 @@ func (b *Batch) add(p esp.Packet, from Path) {
 type Wire interface {
 	// Carries says why packets cannot go this way, or returns nil.
 	Carries(p Path) error
+	// Admit tells of an inbound SA before its peer may use it: its packets come
+	// along the path, from Remote to Local. Its SPI, Local's address and the
+	// protocol name it; who is told of one again is told that its path changed.
+	// The wire says how the packets come and go, in words for a placement:
+	// "sockets", or "AF_XDP (native, copy) on eth0".
+	Admit(spi sa.SPI, p Path) string
+	// Dismiss tells that an admitted SA ends. The plane holds no lock that input
+	// waits for.
+	Dismiss(spi sa.SPI, p Path)
 	// Send sends sealed packets along the path: ESP packets, or whole outer IP
 	// packets of AH. It sets Err in those it could not send; EMSGSIZE there
 	// says that the path's MTU became smaller. The batch is the caller's again
-	// when it returns.
+	// when it returns. Several goroutines may send at once; one after the
+	// other, packets of one SA stay in order.
 	Send(p Path, batch []esp.Packet)
 	// Receive names the function that packets which come in are handed to,
-	// from goroutines of the wire's own, each with a batch of its own. The
+	// from goroutines of the wire's own, each with a batch of its own. Packets
+	// of one SA come from one goroutine, until the way they take changes. The
 	// batch and what its buffers hold are the function's until it returns.
 	Receive(input func(*Batch))
 	// PathMTU returns the longest IP packet, in bytes, that goes from local to
