@@ -224,6 +224,36 @@ func (o *Options) apply(spec *ebpf.CollectionSpec, cpus int) error {
 	return nil
 }
 
+// MaxVerified bounds the instructions that the verifier may walk, of the
+// million that it allows: kernels differ in how many ways they see through a
+// program, and all from 6.1 on are to load this one.
+const MaxVerified = 100_000
+
+// Cost is what the program is to the kernel.
+type Cost struct {
+	Instructions int // of the program, as loaded
+	Verified     int // instructions that the verifier walked
+	MachineCode  int // octets; 0 without the JIT compiler
+}
+
+// Cost asks the kernel.
+func (p *Program) Cost() (Cost, error) {
+	info, err := p.objects.QuicksandSteer.Info()
+	if err != nil {
+		return Cost{}, fmt.Errorf("read program: %w", err)
+	}
+	var c Cost
+	verified, _ := info.VerifiedInstructions()
+	machineCode, _ := info.JitedSize()
+	c.Verified, c.MachineCode = int(verified), int(machineCode)
+	size, err := info.TranslatedSize()
+	if err != nil {
+		return Cost{}, fmt.Errorf("read program: %w", err)
+	}
+	c.Instructions = size / 8
+	return c, nil
+}
+
 // Close ends the program's steering and frees its tables, unless they are
 // pinned: then both go on.
 func (p *Program) Close() error {

@@ -56,6 +56,7 @@ var groups = []group{
 	{"dh", dhGroup, 5, []string{"Go", "OpenSSL"}},
 	{"quickmode", quickmode, 5, []string{"Go", "strongSwan"}},
 	{"tunnel", tunnelGroup, 3, []string{"Go", "wireguard-go", "strongSwan", "iperf3"}},
+	{"xdp", xdpGroup, 3, []string{"Go"}},
 	{"xfrm", xfrm, 5, []string{"Go", "strongSwan", "kernel of the guest"}},
 }
 
