@@ -131,7 +131,7 @@ struct tally {
 	struct recent_use recent[RECENT];
 	u64 packets[VERDICTS];
 	u64 bytes[VERDICTS]; /* of the frames */
-};
+} __attribute__((aligned(128))); /* CPUs fetch lines in pairs */
 
 /* The addresses that a frame gets on its way to another device. */
 struct next_hop {

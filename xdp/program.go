@@ -17,7 +17,7 @@ import (
 	"quicksand/bpf"
 )
 
-// maxSPIs bounds the memory of a table: about 60 MB and 45 MB for each CPU.
+// maxSPIs bounds the memory of a table: about 60 MB and 50 MB for each CPU.
 const maxSPIs = 1 << 20
 
 // rodata holds the program's constants, which belong to one load of it.

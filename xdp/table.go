@@ -43,8 +43,12 @@ type Table struct {
 
 // openMemory maps a map's values. T is the type of them.
 func openMemory[T any](t *Table, m *ebpf.Map, perValue int) ([]T, error) {
+	each := int(unsafe.Sizeof(*new(T)))
+	if int(m.ValueSize()) != perValue*each {
+		return nil, fmt.Errorf("map memory of %v: values of %d octets, want %d", m, m.ValueSize(), perValue*each)
+	}
 	n := int(m.MaxEntries()) * perValue
-	size := n * int(unsafe.Sizeof(*new(T)))
+	size := n * each
 	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map memory of %v: %w", m, err)

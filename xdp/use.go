@@ -24,6 +24,7 @@ type tally struct {
 	_                     [3]uint64
 	recent                [recentUses]struct{ place, packets, bytes, last uint64 }
 	packets, bytes        [verdicts]uint64
+	_                     [10]uint64
 }
 
 // counters are what packets are counted in, in memory that is the program's
