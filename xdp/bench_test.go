@@ -170,6 +170,8 @@ func BenchmarkSteer(b *testing.B) {
 // of one, in bursts of 32, by Zipf's law, and each of another at random, beside
 // what a program takes that only chooses the SPI. Of that, "ns/lookup" is for
 // finding the entry, and "ns/hash" what the kernel's hash table takes for it.
+// "ns/load" is what one load at random takes in as much memory as the table,
+// and bounds what finding an entry at random can take.
 func BenchmarkWalk(b *testing.B) {
 	p := benchProgram(b, maxSPIs, Target{Action: Pass})
 	for _, walk := range []struct {
@@ -196,9 +198,31 @@ func BenchmarkWalk(b *testing.B) {
 				b.ReportMetric(took[1]-took[0], "ns/added")
 				b.ReportMetric(took[2]-took[0], "ns/lookup")
 				b.ReportMetric(took[3]-took[0], "ns/hash")
+				b.ReportMetric(perLoad(len(p.core.words)), "ns/load")
 			}
 		})
 	}
+}
+
+// perLoad returns the nanoseconds of a load from so many words at random, whose
+// address depends on the load before.
+func perLoad(n int) float64 {
+	words := make([]uint64, n)
+	for i := range words {
+		words[i] = 1
+	}
+	const loads = 1_000_000
+	least := time.Duration(1 << 62)
+	for range 5 {
+		begin, state := time.Now(), uint64(1)
+		for range loads {
+			state = state*6364136223846793005 + words[state>>32*uint64(n)>>32]
+		}
+		if state != 0 {
+			least = min(least, time.Since(begin))
+		}
+	}
+	return float64(least.Nanoseconds()) / loads
 }
 
 func benchKey(i int) Key { return Key{local4, sa.SPI(firstSPI + i), sa.ESP} }

@@ -325,13 +325,27 @@ func TestLimit(t *testing.T) {
 // so that the kernels that see more ways than this one load the programs too.
 func TestVerifier(t *testing.T) {
 	needKernel(t)
+	defer func(is bool) { weaklyOrdered = is }(weaklyOrdered)
 	for name, o := range map[string]Options{
 		"default": {},
+		"ordered": {},
 		"all":     {MaxSPIs: maxSPIs, DropUnknown: true, IKEInterval: time.Second, IKEBurst: 10, Ports: Ports{500, []uint16{4500, 1, 2, 3}}, SocketsPerQueue: 8},
 	} {
-		cost, err := open(t, o).Cost()
+		weaklyOrdered = name == "ordered"
+		p := open(t, o)
+		cost, err := p.Cost()
 		if err != nil {
 			t.Fatal(err)
+		}
+		for i := range 3 * recentUses {
+			k := espKey(sa.SPI(i + 1))
+			insert(t, p, k, Target{Action: Pass})
+			if v, _ := judge(t, p, frame4(50, espPacket(k.SPI, 32))); v != Passed {
+				t.Errorf("%s: %s", name, v)
+			}
+			if used, err := p.Use(k); err != nil || used.Packets != 1 {
+				t.Errorf("%s: counted %+v, %v", name, used, err)
+			}
 		}
 		t.Logf("%s: %d instructions, %d walked by the verifier, %d octets of machine code", name, cost.Instructions, cost.Verified, cost.MachineCode)
 		if cost.Verified == 0 || cost.Verified > MaxVerified {

@@ -26,9 +26,10 @@ var (
 // it is memory that the program reads, changed word by word. One process at a
 // time may change it.
 type Table struct {
-	room  int
-	maps  [][]byte
-	grace func() error // waits until no packet is under way that is now
+	room   int
+	maps   [][]byte
+	waiter *waiter
+	grace  func() error // waits until no packet is under way that is now
 
 	mu       sync.Mutex // guards what follows, and changes of the memory
 	core     *core
@@ -58,11 +59,11 @@ func openMemory[T any](t *Table, m *ebpf.Map, perValue int) ([]T, error) {
 }
 
 func newTable(o *bpf.SteerObjects, room int) (*Table, error) {
-	grace, err := newGrace()
+	w, err := newWaiter()
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{room: room, grace: grace}
+	t := &Table{room: room, waiter: w, grace: w.wait}
 	if err := t.open(o); err != nil {
 		return nil, errors.Join(err, t.close())
 	}
@@ -106,11 +107,13 @@ func (t *Table) open(o *bpf.SteerObjects) error {
 	return nil
 }
 
-// newGrace returns a function that waits until each packet that the programs
-// look at now is done with. The kernel does that when a map of maps is changed
-// (maybe_wait_bpf_programs in kernel/bpf/syscall.c), so that its user knows
-// when the map that was replaced is out of use.
-func newGrace() (func() error, error) {
+// waiter waits until each packet that programs look at now is done with. The
+// kernel does that when a map of maps is changed (maybe_wait_bpf_programs in
+// kernel/bpf/syscall.c), so that its user knows when the map that was replaced
+// is out of use.
+type waiter struct{ outer, inner *ebpf.Map }
+
+func newWaiter() (*waiter, error) {
 	spec := &ebpf.MapSpec{Name: "grace", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1,
 		InnerMap: &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}}
 	outer, err := ebpf.NewMap(spec)
@@ -119,16 +122,19 @@ func newGrace() (func() error, error) {
 	}
 	inner, err := ebpf.NewMap(spec.InnerMap)
 	if err != nil {
-		outer.Close()
-		return nil, fmt.Errorf("make inner map: %w", err)
+		return nil, errors.Join(fmt.Errorf("make inner map: %w", err), outer.Close())
 	}
-	return func() error {
-		if err := outer.Update(uint32(0), inner, ebpf.UpdateAny); err != nil {
-			return fmt.Errorf("wait for packets under way: %w", err)
-		}
-		return nil
-	}, nil
+	return &waiter{outer, inner}, nil
 }
+
+func (w *waiter) wait() error {
+	if err := w.outer.Update(uint32(0), w.inner, ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("wait for packets under way: %w", err)
+	}
+	return nil
+}
+
+func (w *waiter) close() error { return errors.Join(w.outer.Close(), w.inner.Close()) }
 
 func (t *Table) close() error {
 	t.mu.Lock()
@@ -138,7 +144,7 @@ func (t *Table) close() error {
 	}
 	t.closed = true
 	t.await()
-	var errs []error
+	errs := []error{t.waiter.close()}
 	for _, m := range t.maps {
 		errs = append(errs, unix.Munmap(m))
 	}

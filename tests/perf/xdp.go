@@ -30,6 +30,7 @@ var steering = []struct {
 	{"BenchmarkSteer/", "a packet", "ns", "ns/steer", "ns/redirect", "XDP_REDIRECT"},
 	{"BenchmarkWalk/", "a packet, 1,048,576 SPIs,", "ns", "ns/steer", "ns/pass", "XDP_PASS"},
 	{"BenchmarkWalk/", "finding an SPI of 1,048,576,", "ns", "ns/lookup", "ns/hash", "kernel's hash map"},
+	{"BenchmarkWalk/random", "finding an SPI of 1,048,576, random", "ns", "ns/lookup", "ns/load", "one load from memory"},
 	{"BenchmarkFill", "1,048,576 SPIs inserted one by one", "SPIs/s", "SPIs/s", "hash-SPIs/s", "kernel's hash map"},
 }
 
