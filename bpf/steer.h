@@ -135,8 +135,8 @@ struct tally {
 
 /* The addresses that a frame gets on its way to another device. */
 struct next_hop {
-	u8 destination[6];
-	u8 source[6];
+	u16 destination[3];
+	u16 source[3];
 };
 
 /* A source of new exchanges: an IPv4 address, or an IPv6 /64. */

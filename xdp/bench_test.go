@@ -140,17 +140,17 @@ func BenchmarkSteer(b *testing.B) {
 	}
 	for _, n := range []int{1, 10_000, maxSPIs} {
 		for _, to := range []Target{{Action: Pass}, {Action: Drop}, {Action: ToCPU}, {Action: ToDevice}} {
-			b.Run(fmt.Sprintf("spis=%d/%s", n, to.Action), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s, %d SPIs", to.Action, n), func(b *testing.B) {
 				measure(b, benchProgram(b, n, to), frame4(50, espPacket(firstSPI, 64)), does(verdict[to.Action]))
 			})
 		}
 	}
 	others := map[string][]byte{
-		"unknown": frame4(50, espPacket(0xdead, 64)), "other": frame4(6, make([]byte, 64)),
-		"ike": frame4(17, udpPacket(500, ikePacket(false))), "esp-in-udp": frame4(17, udpPacket(4500, espPacket(firstSPI, 64))),
+		"unknown SPI": frame4(50, espPacket(0xdead, 64)), "other": frame4(6, make([]byte, 64)),
+		"IKE": frame4(17, udpPacket(500, ikePacket(false))), "ESP in UDP": frame4(17, udpPacket(4500, espPacket(firstSPI, 64))),
 		"fragment": join(ethernet(0x0800), header4(50, 0, 0x2000, espPacket(firstSPI, 64))),
-		"esp6":     frame6(50, espPacket(firstSPI, 64)),
-		"esp6-chain": frame6(60, join(extension(60, 0), extension(60, 0), extension(60, 0), extension(60, 0),
+		"IPv6":     frame6(50, espPacket(firstSPI, 64)),
+		"IPv6, six extension headers": frame6(60, join(extension(60, 0), extension(60, 0), extension(60, 0), extension(60, 0),
 			extension(60, 0), extension(50, 0), espPacket(firstSPI, 64))),
 	}
 	for name, frame := range others {
@@ -178,9 +178,9 @@ func BenchmarkWalk(b *testing.B) {
 		name      string
 		constants map[string]any
 	}{
-		{"one", map[string]any{"walk_mask": uint32(0)}},
-		{"bursts", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_burst": uint32(32)}},
-		{"zipf", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_zipf": uint8(1)}},
+		{"one SPI", map[string]any{"walk_mask": uint32(0)}},
+		{"bursts of 32", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_burst": uint32(32)}},
+		{"Zipf", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_zipf": uint8(1)}},
 		{"random", map[string]any{"walk_mask": uint32(maxSPIs - 1)}},
 	} {
 		b.Run(walk.name, func(b *testing.B) {

@@ -20,18 +20,18 @@ import (
 // better of nanoseconds, more of others.
 var steering = []struct {
 	benchmark string
-	what      string // the case; the rest of the benchmark's name follows
+	what      string // the case, before the rest of the benchmark's name
 	unit      string
 	ours      string // the benchmark's metric
 	peer      string
 	peerName  string
 }{
-	{"BenchmarkSteer/", "a packet", "ns", "ns/steer", "ns/pass", "XDP_PASS"},
-	{"BenchmarkSteer/", "a packet", "ns", "ns/steer", "ns/redirect", "XDP_REDIRECT"},
-	{"BenchmarkWalk/", "a packet, 1,048,576 SPIs,", "ns", "ns/steer", "ns/pass", "XDP_PASS"},
-	{"BenchmarkWalk/", "finding an SPI of 1,048,576,", "ns", "ns/lookup", "ns/hash", "kernel's hash map"},
-	{"BenchmarkWalk/random", "finding an SPI of 1,048,576, random", "ns", "ns/lookup", "ns/load", "one load from memory"},
-	{"BenchmarkFill", "1,048,576 SPIs inserted one by one", "SPIs/s", "SPIs/s", "hash-SPIs/s", "kernel's hash map"},
+	{"BenchmarkSteer/", "a packet: ", "ns", "ns/steer", "ns/pass", "XDP_PASS"},
+	{"BenchmarkSteer/cpu", "a packet: cpu", "ns", "ns/steer", "ns/redirect", "XDP_REDIRECT"},
+	{"BenchmarkWalk/", "a packet, 1048576 SPIs: ", "ns", "ns/steer", "ns/pass", "XDP_PASS"},
+	{"BenchmarkWalk/", "finding an SPI of 1048576: ", "ns", "ns/lookup", "ns/hash", "kernel's hash map"},
+	{"BenchmarkWalk/random", "finding an SPI of 1048576: random", "ns", "ns/lookup", "ns/load", "one load from memory"},
+	{"BenchmarkFill", "1048576 SPIs inserted one by one", "SPIs/s", "SPIs/s", "hash-SPIs/s", "kernel's hash map"},
 }
 
 // xdpGroup measures what steering takes of a packet, and inserts.
@@ -56,7 +56,7 @@ func xdpGroup(o options) ([]Row, error) {
 	for _, s := range steering {
 		for _, name := range slices.Sorted(maps.Keys(runs[0])) {
 			rest, found := strings.CutPrefix(name, s.benchmark)
-			if !found {
+			if rest = strings.ReplaceAll(rest, "_", " "); !found {
 				continue
 			}
 			var ours, peer []float64
@@ -64,7 +64,7 @@ func xdpGroup(o options) ([]Row, error) {
 				ours, peer = append(ours, run[name][s.ours]), append(peer, run[name][s.peer])
 			}
 			r := compare(ours, peer, s.unit == "ns")
-			r.Case, r.Unit, r.PeerName = strings.TrimSpace(s.what+" "+rest), s.unit, s.peerName
+			r.Case, r.Unit, r.PeerName = s.what+rest, s.unit, s.peerName
 			if o.wants(r.Case) {
 				rows = append(rows, r)
 			}
