@@ -83,19 +83,24 @@ func TestRestart(t *testing.T) {
 	}
 	t.Logf("%d packets over five restarts, none lost", sent)
 
-	different := o
-	different.MaxSPIs = 200
-	if other, err := Open(different); err == nil || !strings.Contains(err.Error(), "take over pinned tables") {
-		if err == nil {
-			other.Close()
+	refused := func(o Options, want error) {
+		t.Helper()
+		if other, err := Open(o); !errors.Is(err, want) || !strings.Contains(err.Error(), "take over pinned tables") {
+			if err == nil {
+				other.Close()
+			}
+			t.Errorf("opened: %v, want %v", err, want)
 		}
-		t.Errorf("another size: %v", err)
 	}
+	refused(o, ErrBusy)
 	// With the device gone, its link is no reason not to attach to the next.
 	n.ip("-n %s link del dev a", n.ns("b"))
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
+	different := o
+	different.MaxSPIs = 200
+	refused(different, ebpf.ErrMapIncompatible)
 	n.join("a", "b")
 	p = open(t, o)
 	if a := n.attach(p, "b", "a"); a.TakenOver {

@@ -23,8 +23,7 @@ var (
 )
 
 // Table is the table of SPIs in the kernel. Changing it takes no system call:
-// it is memory that the program reads, changed word by word. One process at a
-// time may change it.
+// it is memory that the program reads, changed word by word.
 type Table struct {
 	room   int
 	maps   [][]byte
