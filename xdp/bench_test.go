@@ -167,8 +167,8 @@ func BenchmarkSteer(b *testing.B) {
 }
 
 // BenchmarkWalk measures what steering adds to packets of a million SPIs: all
-// of one, in bursts of 32, by Zipf's law, and each of another at random, beside
-// what a program takes that only chooses the SPI. Of that, "ns/lookup" is for
+// of one, in bursts of 32, of 1024 at random, by Zipf's law, and of all at
+// random, beside what a program takes that only chooses the SPI. Of that, "ns/lookup" is for
 // finding the entry, and "ns/hash" what the kernel's hash table takes for it.
 // "ns/load" is what one load at random takes in as much memory as the table,
 // and bounds what finding an entry at random can take.
@@ -180,6 +180,7 @@ func BenchmarkWalk(b *testing.B) {
 	}{
 		{"one SPI", map[string]any{"walk_mask": uint32(0)}},
 		{"bursts of 32", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_burst": uint32(32)}},
+		{"1024 in use", map[string]any{"walk_mask": uint32(1023)}},
 		{"Zipf", map[string]any{"walk_mask": uint32(maxSPIs - 1), "walk_zipf": uint8(1)}},
 		{"random", map[string]any{"walk_mask": uint32(maxSPIs - 1)}},
 	} {
