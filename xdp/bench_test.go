@@ -168,10 +168,10 @@ func BenchmarkSteer(b *testing.B) {
 
 // BenchmarkWalk measures what steering adds to packets of a million SPIs: all
 // of one, in bursts of 32, of 1024 at random, by Zipf's law, and of all at
-// random, beside what a program takes that only chooses the SPI. Of that, "ns/lookup" is for
-// finding the entry, and "ns/hash" what the kernel's hash table takes for it.
-// "ns/load" is what one load at random takes in as much memory as the table,
-// and bounds what finding an entry at random can take.
+// random, beside what a program takes that only chooses the SPI. Of that,
+// "ns/lookup" is for finding the entry, and "ns/hash" what the kernel's hash
+// table takes for it. "ns/load" is what one load at random takes in as much
+// memory as the table, which bounds what finding an entry at random can take.
 func BenchmarkWalk(b *testing.B) {
 	p := benchProgram(b, maxSPIs, Target{Action: Pass})
 	for _, walk := range []struct {
