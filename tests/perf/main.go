@@ -57,6 +57,7 @@ var groups = []group{
 	{"quickmode", quickmode, 5, []string{"Go", "strongSwan"}},
 	{"storm", storm, 5, []string{"Go", "strongSwan"}},
 	{"tunnel", tunnelGroup, 3, []string{"Go", "wireguard-go", "strongSwan", "iperf3"}},
+	{"xdp", xdpGroup, 3, []string{"Go"}},
 	{"xfrm", xfrm, 5, []string{"Go", "strongSwan", "kernel of the guest"}},
 }
 
