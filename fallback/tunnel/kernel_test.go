@@ -289,6 +289,39 @@ func TestRemoveIsNoClearText(t *testing.T) {
 	a.ping(innerB, "")
 }
 
+// TestKilledIsNoClearText wants nothing of a tunnel's networks on the wire after
+// its process was killed, though they reach each other without it.
+func TestKilledIsNoClearText(t *testing.T) {
+	a, b := newSites(t)
+	a.run("ip route add %s via %s", netB, outerB)
+	a.run("ip -6 route add %s via %s", netB6, outerB6)
+	p := spec()
+	p6 := p.next()
+	p6.Child, p6.LocalTS, p6.RemoteTS = "net6", netA6, netB6
+	connect(a, b, p)
+	connect(a, b, p6)
+	a.ping(innerB, "")
+	a.ping(innerB6, "")
+	a.kill()
+	wire := tcpdump(t, b, func() {
+		for _, to := range []string{innerB, innerB6} {
+			if out := a.noPing(to, ""); !strings.Contains(out, "nreachable") && !strings.Contains(out, "No route") {
+				t.Errorf("ping %s does not say that it is unreachable:\n%s", to, out)
+			}
+		}
+		a.run("ping -c 3 -i 0.02 -W 5 %s", outerB) // what it waits for
+	})
+	if strings.Count(wire, "IP "+outerA) != 3 || strings.Count(wire, "IP "+outerB) != 3 {
+		t.Errorf("not only the outer addresses on the wire:\n%s", wire)
+	}
+	a.start()
+	if out := a.run("ip route show table 220; ip netns exec %s ip -6 route show table 220", a.ns); strings.Contains(out, "unreachable") {
+		t.Errorf("left behind after a new start:\n%s", out)
+	}
+	a.do("close", p)
+	nothingLeft(t, a)
+}
+
 // nothingLeft wants no device, rule or route of the plane in the namespace.
 func nothingLeft(t *testing.T, s *site) {
 	t.Helper()

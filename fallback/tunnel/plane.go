@@ -217,6 +217,9 @@ func (p *Plane) Close() error {
 	p.done.Wait()
 	err = errors.Join(err, p.tun.Close())
 	p.mu.Lock()
+	for _, pr := range p.pairs {
+		pr.end()
+	}
 	p.policies = newPolicies()
 	clear(p.traps)
 	clear(p.pairs)
@@ -250,12 +253,22 @@ func (p *Plane) maintain() {
 		p.mu.RUnlock()
 		for e, prs := range paths {
 			if mtu, err := p.mtus.fresh(e.local, e.remote); err == nil {
+				p.mu.RLock()
 				for _, pr := range prs {
 					pr.setMTU(mtu)
 				}
+				p.mu.RUnlock()
 			}
 		}
 	}
+}
+
+// end overwrites the keys of a pair that is taken out. The plane's lock is held,
+// so that no packet is being sealed or opened, and none will be.
+func (pr *pair) end() {
+	pr.gone = true
+	pr.out.Wipe()
+	pr.in.Wipe()
 }
 
 func (pr *pair) setMTU(mtu int) {

@@ -20,8 +20,15 @@ import (
 // "proto 113"), so that what a process that was killed left behind is known.
 const routeProtocol = 113
 
+// guardMetric is the metric of the routes that only count where the device's are
+// gone. They may not be preferred to those, nor to others in the table.
+const guardMetric = 1<<31 - 1
+
 // router leads the children's traffic into the tunnel: routes in a table of
-// our own, which a rule looks up for every packet that has not our mark.
+// our own, which a rule looks up for every packet that has not our mark. A
+// process that is killed takes its device and the routes into it along; so that
+// its networks do not go out in clear then, each has a second route, which says
+// that it is unreachable, and which stays until a clean stop or the next start.
 type router struct {
 	h               *netlink.Handle
 	device          string
@@ -164,8 +171,13 @@ func (r *router) add(local, remote sa.Selector) error {
 		if r.routes[p] == 0 {
 			route := r.route(p)
 			route.Src = r.addressIn(local)
-			if err := r.h.RouteReplace(route); err != nil {
-				for _, d := range done {
+			err := r.h.RouteReplace(r.guard(p))
+			if err == nil {
+				err = r.h.RouteReplace(route)
+			}
+			if err != nil {
+				r.routes[p] = 1
+				for _, d := range append(done, p) {
 					r.drop(d)
 				}
 				return fmt.Errorf("add route to %s: %w", p, err)
@@ -196,10 +208,21 @@ func (r *router) drop(p netip.Prefix) error {
 	delete(r.routes, p)
 	// The kernel itself removes routes with the device and with the address
 	// that is their source hint.
-	if err := r.h.RouteDel(r.route(p)); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove route to %s: %w", p, err)
+	var errs []error
+	for _, route := range []*netlink.Route{r.route(p), r.guard(p)} {
+		if err := r.h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("remove route to %s: %w", p, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// guard is the route that says that the prefix cannot be reached.
+func (r *router) guard(p netip.Prefix) *netlink.Route {
+	route := r.route(p)
+	route.Type, route.Priority = unix.RTN_UNREACHABLE, guardMetric
+	route.LinkIndex, route.Scope = 0, netlink.SCOPE_UNIVERSE
+	return route
 }
 
 func (r *router) route(p netip.Prefix) *netlink.Route {
