@@ -284,6 +284,18 @@ func (r *router) strict(peer netip.Addr) string {
 	return device
 }
 
+// queueDrops returns how many packets the device had no room for.
+func (r *router) queueDrops() uint64 {
+	if r == nil {
+		return 0
+	}
+	link, err := r.h.LinkByName(r.device)
+	if err != nil || link.Attrs().Statistics == nil {
+		return 0
+	}
+	return link.Attrs().Statistics.TxDropped
+}
+
 func rpFilter(device string) string {
 	b, _ := os.ReadFile("/proc/sys/net/ipv4/conf/" + device + "/rp_filter")
 	return strings.TrimSpace(string(b))

@@ -13,8 +13,30 @@ import (
 
 var interrupt = os.Interrupt
 
-// gbits measures TCP from a to b with iperf3, in Gbit/s.
+// iperf is what is read of iperf3's report.
+type iperf struct {
+	End struct {
+		SumReceived struct {
+			BitsPerSecond float64 `json:"bits_per_second"`
+		} `json:"sum_received"`
+		Sum struct {
+			Packets uint64 // of UDP, sent
+		} `json:"sum"`
+	}
+}
+
+// gbits measures TCP from a to b, in Gbit/s.
 func gbits(t testing.TB, a, b *site, to, args string) float64 {
+	t.Helper()
+	result := runIperf(t, a, b, to, args)
+	if result.End.SumReceived.BitsPerSecond == 0 {
+		t.Fatal("nothing arrived")
+	}
+	return result.End.SumReceived.BitsPerSecond / 1e9
+}
+
+// runIperf runs iperf3 from a to b.
+func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 	t.Helper()
 	server := exec.Command("ip", "netns", "exec", b.ns, "iperf3", "-s", "-1", "--forceflush")
 	stdout, err := server.StdoutPipe()
@@ -41,20 +63,10 @@ func gbits(t testing.TB, a, b *site, to, args string) float64 {
 		}
 	}()
 	out := sh(t, "timeout 30 ip netns exec %s iperf3 -J -c %s %s", a.ns, to, args)
-	var result struct {
-		End struct {
-			SumReceived struct {
-				BitsPerSecond float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		}
-	}
 	if err := json.Unmarshal([]byte(out), &result); err != nil {
 		t.Fatalf("iperf3: %v\n%s", err, out)
 	}
-	if result.End.SumReceived.BitsPerSecond == 0 {
-		t.Fatalf("nothing arrived:\n%s", out)
-	}
-	return result.End.SumReceived.BitsPerSecond / 1e9
+	return result
 }
 
 // BenchmarkThroughput measures TCP between two namespaces.
