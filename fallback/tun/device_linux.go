@@ -31,6 +31,8 @@ type device struct {
 	udp     bool
 	wake    int // an eventfd, readable once the device is stopped
 	stopped atomic.Bool
+
+	steering *steering // nil: there is one queue
 }
 
 // Open makes a TUN device of the name, with an MTU in bytes and at least one
@@ -54,6 +56,11 @@ func Open(name string, mtu, queues int) (Device, error) {
 	}
 	if err := d.setMTU(mtu); err != nil {
 		return fail(errors.Join(err, d.Close()))
+	}
+	if len(d.queues) > 1 {
+		if d.steering, err = newSteering(d.queues[0].(*queue).fd); err != nil {
+			return fail(errors.Join(err, d.Close()))
+		}
 	}
 	return d, nil
 }
@@ -125,7 +132,7 @@ func (d *device) Stop() {
 }
 
 func (d *device) Close() error {
-	var errs []error
+	errs := []error{d.steering.close()}
 	for _, q := range d.queues {
 		errs = append(errs, unix.Close(q.(*queue).fd))
 	}
@@ -201,7 +208,8 @@ func (q *queue) Write(pieces [][]byte) error {
 		}
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n))
+		// It ends in the receiver's socket, some ten microseconds later at most.
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n))
 		switch errno {
 		case 0:
 			return nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"quicksand/accel"
 	"quicksand/sa"
 )
 
@@ -133,6 +134,49 @@ func TestTCP(t *testing.T) {
 			t.Log(gbits(t, a, b, innerB, "-n 20M"))
 		})
 	}
+}
+
+// TestQueues gives each child's traffic a queue and a worker of its own.
+func TestQueues(t *testing.T) {
+	cpus, err := accel.Allowed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := newSites(t)
+	a.do("close", spec())
+	a.cores = []int{cpus[0], cpus[len(cpus)-1]}
+	a.do("new", pairSpec{})
+	b.run("ip addr add 10.71.3.1/32 dev lo")
+	first := spec()
+	second, third := first.next(), first.next().next()
+	second.Child, second.RemoteTS = "second", "10.71.3.0/24"
+	third.Child, third.LocalTS, third.RemoteTS = "third", netA6, netB6
+	for _, p := range []pairSpec{first, second, third} {
+		connect(a, b, p)
+	}
+	for i, c := range []struct {
+		to  string
+		own string
+	}{{innerB, "out.queue.0"}, {"10.71.3.1", "out.queue.1"}, {innerB6, "out.queue.0"}} {
+		before := a.do("stats", first).Stats
+		a.ping(c.to, "")
+		after := a.do("stats", first).Stats
+		for _, q := range []string{"out.queue.0", "out.queue.1"} {
+			want := uint64(0)
+			if q == c.own {
+				want = 5
+			}
+			if got := after[q] - before[q]; got != want {
+				t.Errorf("child %d: %d packets by %s, want %d", i, got, q, want)
+			}
+		}
+	}
+	t.Log(gbits(t, a, b, innerB, "-P 4 -n 40M"))
+	if n := b.stat("in.drop.replay"); n != 0 {
+		t.Errorf("%d packets were too late for the window", n)
+	}
+	a.do("close", first)
+	nothingLeft(t, a)
 }
 
 func TestRekeyUnderFlood(t *testing.T) {

@@ -95,6 +95,7 @@ type Plane struct {
 	closing atomic.Bool
 	gone    atomic.Bool   // the TUN device
 	inputs  atomic.Uint32 // goroutines of the wire that were seen
+	workers []*worker
 	stop    chan struct{}
 	done    sync.WaitGroup
 
@@ -183,7 +184,7 @@ func New(o Options) (*Plane, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.router, err = newRouter(o.Device, o.Table, o.Priority, uint32(o.Mark)); err != nil {
+		if p.router, err = newRouter(p.tun, o.Table, o.Priority, uint32(o.Mark)); err != nil {
 			return nil, errors.Join(err, p.tun.Close())
 		}
 	}
@@ -198,6 +199,7 @@ func New(o Options) (*Plane, error) {
 		if i < len(o.Cores) {
 			w.core = o.Cores[i : i+1]
 		}
+		p.workers = append(p.workers, w)
 		p.done.Go(w.run)
 	}
 	p.done.Go(p.maintain)

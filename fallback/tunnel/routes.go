@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -37,18 +39,22 @@ type router struct {
 	mark            uint32
 	routes          map[netip.Prefix]int // uses
 	rules           []*netlink.Rule
+	tun             tun.Device
+	queues          map[netip.Prefix]int // index of the queue the packets come by
+	load            []int                // prefixes by queue
 }
 
 var families = []int{unix.AF_INET, unix.AF_INET6}
 
 // newRouter readies the TUN device, removes what an earlier process left, and
 // makes the rules.
-func newRouter(device string, table, priority int, mark uint32) (*router, error) {
+func newRouter(dev tun.Device, table, priority int, mark uint32) (*router, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	r := &router{h: h, device: device, table: table, priority: priority, mark: mark, routes: map[netip.Prefix]int{}}
+	r := &router{h: h, device: dev.Name(), table: table, priority: priority, mark: mark, routes: map[netip.Prefix]int{},
+		tun: dev, queues: map[netip.Prefix]int{}, load: make([]int, len(dev.Queues()))}
 	if err := r.start(); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -171,7 +177,10 @@ func (r *router) add(local, remote sa.Selector) error {
 		if r.routes[p] == 0 {
 			route := r.route(p)
 			route.Src = r.addressIn(local)
-			err := r.h.RouteReplace(r.guard(p))
+			err := r.steer(p)
+			if err == nil {
+				err = r.h.RouteReplace(r.guard(p))
+			}
 			if err == nil {
 				err = r.h.RouteReplace(route)
 			}
@@ -208,13 +217,30 @@ func (r *router) drop(p netip.Prefix) error {
 	delete(r.routes, p)
 	// The kernel itself removes routes with the device and with the address
 	// that is their source hint.
-	var errs []error
+	errs := []error{r.unsteer(p)}
 	for _, route := range []*netlink.Route{r.route(p), r.guard(p)} {
 		if err := r.h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("remove route to %s: %w", p, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// steer chooses the queue with the fewest prefixes, so that SAs are spread over
+// the workers and each lives on one of them.
+func (r *router) steer(p netip.Prefix) error {
+	q := slices.Index(r.load, slices.Min(r.load))
+	r.load[q]++
+	r.queues[p] = q
+	return r.tun.Steer(p, q)
+}
+
+func (r *router) unsteer(p netip.Prefix) error {
+	if q, ok := r.queues[p]; ok {
+		r.load[q]--
+		delete(r.queues, p)
+	}
+	return r.tun.Unsteer(p)
 }
 
 // guard is the route that says that the prefix cannot be reached.
