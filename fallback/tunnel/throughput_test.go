@@ -3,10 +3,12 @@
 package tunnel
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -69,7 +71,25 @@ func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 	return result
 }
 
-// BenchmarkThroughput measures TCP between two namespaces.
+// cpu returns the CPU time that the site's helper has used, in seconds.
+func (s *site) cpu() (seconds float64) {
+	s.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.helper.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// Behind the command's name in parentheses: fields 14 and 15, in hundredths
+	// (proc(5)).
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	for _, f := range fields[11:13] {
+		ticks, _ := strconv.ParseUint(f, 10, 64)
+		seconds += float64(ticks) / 100
+	}
+	return seconds
+}
+
+// BenchmarkThroughput measures TCP between two namespaces, and what it costs the
+// two planes.
 func BenchmarkThroughput(b *testing.B) {
 	for _, encap := range []bool{false, true} {
 		for _, proposal := range []string{"aes128gcm16", "aes256-sha256"} {
@@ -79,7 +99,10 @@ func BenchmarkThroughput(b *testing.B) {
 				p.Proposal, p.Encap = proposal, encap
 				connect(x, y, p)
 				for b.Loop() {
-					b.ReportMetric(gbits(b, x, y, innerB, "-t 3"), "Gbit/s")
+					before := x.cpu() + y.cpu()
+					rate := gbits(b, x, y, innerB, "-t 3")
+					b.ReportMetric(rate, "Gbit/s")
+					b.ReportMetric((x.cpu()+y.cpu()-before)/(rate*3/8), "CPU-s/GB")
 				}
 				b.Logf("bare link: %.2f Gbit/s", gbits(b, x, y, outerB, "-t 2"))
 			})
