@@ -243,7 +243,9 @@ func (p *Plane) Update(q *sa.Pair) error {
 		return fmt.Errorf("update pair %d: not installed", q.ID)
 	}
 	before := pr.path
+	pr.outMu.Lock() // what was sealed last may still be on its way
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
+	pr.outMu.Unlock()
 	if err == nil {
 		pr.path = path
 	}
@@ -271,7 +273,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	p.wire.Dismiss(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pr.gone = true
+	pr.end()
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child
