@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"quicksand/fallback/steered"
 	"quicksand/ike"
 	"quicksand/internal/vici"
 	"quicksand/sa"
@@ -90,6 +91,9 @@ type Parts struct {
 	Load func() (*ike.Config, error)
 	// KeyLog is a directory for Wireshark's key tables; empty: none.
 	KeyLog string
+	// Steered is the user-space tunnel's wire where packets are steered, else
+	// nil.
+	Steered *steered.Wire
 }
 
 // How many datagrams wait for the loop before more are dropped, how many
