@@ -8,6 +8,7 @@
 GO ?= go
 FUZZTIME ?= 10s
 BENCH ?=
+BENCH_ARGS ?=
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # A checkout that belongs to another user has no readable history, which is no
@@ -53,14 +54,14 @@ check: ## gofmt and go vet
 # Generators that need nothing but Go; "make generate" runs them all.
 .PHONY: generated
 generated: ## the assembly is what its generators make
-	@sums() { sha256sum accel/modexp/*_amd64.s accel/modexp/*/*_amd64.s fallback/aead/*_amd64.s; }; \
+	@sums() { sha256sum accel/modexp/*_amd64.s accel/modexp/*/*_amd64.s fallback/*/*_amd64.s; }; \
 	before=$$(sums); $(GO) generate ./accel/... ./fallback/...; \
 	if [ "$$before" != "$$(sums)" ]; then echo "the committed assembly is not what go generate makes:"; git diff --stat; exit 1; fi
 
 .PHONY: portable
 portable: ## without assembly, and for another architecture
 	GOARCH=arm64 $(GO) build ./...
-	$(GO) test -short -tags purego ./accel/... ./fallback/aead ./fallback/esp
+	$(GO) test -short -tags purego ./accel/... ./fallback/aead ./fallback/esp ./fallback/tun
 
 .PHONY: interop
 interop: setup build ## the tests against strongSwan, each case shown; ARGS go to go test
@@ -80,11 +81,12 @@ fuzz: ## run each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: setup build ## measure beside peers and write bench/; BENCH=crypto, dh or quickmode for one of them
-	@tests/setup.sh libipsec-mb-dev openssl gcc
+bench: setup-vm build ## measure beside peers and write bench/; BENCH names one group of crypto, dh, quickmode, tunnel, xfrm; BENCH_ARGS go to it
+	@tests/setup.sh libipsec-mb-dev openssl
 	@for p in gcm cbc; do gcc -O2 -o bin/ipsecmb-$$p tests/perf/ipsecmb/$$p.c -lIPSec_MB || exit 1; done
-	$(GO) build -o bin/perf ./tests/perf
-	@exec bin/perf -group '$(BENCH)'
+	$(GO) build -o bin/wireguard ./tests/perf/wireguard
+	CGO_ENABLED=0 $(GO) build -o bin/perf ./tests/perf
+	@exec bin/perf -group '$(BENCH)' $(BENCH_ARGS)
 
 .PHONY: bpf
 bpf: ## build the kernel programs (bpf/*.c) again

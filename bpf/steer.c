@@ -6,7 +6,7 @@
  * Steers ESP (RFC 4303), AH (RFC 4302) and UDP-encapsulated ESP (RFC 3948) by
  * destination and SPI, and keeps floods of new IKE exchanges off the daemon.
  */
-#include "steer.h"
+#include "tally.h"
 
 #define ETHERNET 14
 #define VLANS 2
@@ -33,7 +33,6 @@
 #define ISAKMP_HEADER 28
 
 /* Written by user space before the program is loaded. */
-volatile const u32 slots = 1;		   /* counters for each CPU */
 volatile const u32 sockets_per_queue = 1; /* AF_XDP sockets */
 volatile const u8 drop_unknown = 0;	   /* SPIs that are not in the table */
 volatile const u16 ike_port = 500;
@@ -45,27 +44,13 @@ volatile const u16 encapsulation_ports[PORTS] = { 4500 }; /* 0 is none */
 volatile const u64 ike_interval = 0;
 volatile const u64 ike_burst = 0;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct spi_key);
-	__type(value, u64);
-} spis SEC(".maps");
-
+/* LAYOUT, for who takes the maps over. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, struct spi_use);
-} uses SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct totals);
-} verdicts SEC(".maps");
+	__type(value, u64);
+} layout SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -113,9 +98,13 @@ struct {
 #define NEW_EXCHANGE 101
 
 struct packet {
-	struct spi_key key;
-	u8 source[16];
-	u64 length; /* of the IP packet */
+	u64 high, low; /* destination, as in struct home */
+	u64 ip;	       /* where the IP header begins */
+	u64 length;    /* of the IP packet */
+	u32 spi;
+	u32 sequence;
+	u32 protocol;
+	u8 version;
 };
 
 /* Points to the n octets at off if the frame has them. */
@@ -143,12 +132,14 @@ static __always_inline u64 any_offset(u64 off)
 	return off & FURTHEST;
 }
 
-static __always_inline u16 load16(const u8 *p) { return p[0] << 8 | p[1]; }
-
-static __always_inline void copy16(void *to, const void *from)
-{
-	__builtin_memcpy(to, from, 16);
-}
+/*
+ * Loads of the size of what they load: the compiler would make one of each
+ * octet, as it cannot know how a frame is aligned. All of it is aligned to four
+ * octets from the IP header on, and where a driver puts that is the kernel's
+ * care (NET_IP_ALIGN).
+ */
+static __always_inline u16 load16(const u8 *p) { return be16(*(const u16 *)p); }
+static __always_inline u32 load32(const u8 *p) { return be32(*(const u32 *)p); }
 
 /* ESP or AH, whose SPI is at off + skip. */
 static __always_inline u32 security(const struct xdp_md *ctx, struct packet *p, u64 off, u64 end, u32 protocol)
@@ -158,8 +149,10 @@ static __always_inline u32 security(const struct xdp_md *ctx, struct packet *p, 
 
 	if (!header || off + size > end)
 		return MALFORMED;
-	__builtin_memcpy(&p->key.spi, header + size - 8, 4);
-	p->key.protocol = protocol;
+	/* Both have the sequence number behind the SPI. */
+	p->spi = load32(header + size - 8);
+	p->sequence = load32(header + size - 4);
+	p->protocol = protocol;
 	return STEERED;
 }
 
@@ -169,10 +162,8 @@ static __always_inline u32 ike(const struct xdp_md *ctx, u64 off, u64 end)
 
 	if (!header || off + ISAKMP_HEADER > end)
 		return MALFORMED;
-	for (int i = 8; i < 16; i++)
-		if (header[i])
-			return IKE;
-	return NEW_EXCHANGE;
+	/* The responder's cookie. */
+	return load32(header + 8) | load32(header + 12) ? IKE : NEW_EXCHANGE;
 }
 
 static __always_inline u32 udp(const struct xdp_md *ctx, struct packet *p, u64 off, u64 end)
@@ -208,9 +199,19 @@ static __always_inline u32 udp(const struct xdp_md *ctx, struct packet *p, u64 o
 	if (!payload || off + 4 > end)
 		return MALFORMED;
 	/* The non-ESP marker of RFC 3948 section 2.2. */
-	if (!(payload[0] | payload[1] | payload[2] | payload[3]))
+	if (!load32(payload))
 		return ike(ctx, off + 4, end);
 	return security(ctx, p, off, end, ESP);
+}
+
+/* The second half of ::ffff:a.b.c.d. */
+static __always_inline u64 mapped(const u8 *address)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return (u64)*(const u32 *)address << 32 | 0xffff0000;
+#else
+	return *(const u32 *)address | 0xffff00000000;
+#endif
 }
 
 /* Where ipv4 and ipv6 found what the IP packet carries. */
@@ -236,10 +237,9 @@ static __always_inline u32 ipv4(const struct xdp_md *ctx, struct packet *p, stru
 	if (load16(header + 6) & 0x3fff)
 		return FRAGMENT;
 	p->length = length;
-	p->source[10] = p->source[11] = 0xff;
-	p->key.destination[10] = p->key.destination[11] = 0xff;
-	__builtin_memcpy(p->source + 12, header + 12, 4);
-	__builtin_memcpy(p->key.destination + 12, header + 16, 4);
+	p->version = 4;
+	p->high = 0;
+	p->low = mapped(header + 16);
 	in->off = off + ihl;
 	in->end = off + length;
 	in->protocol = header[9];
@@ -264,8 +264,9 @@ static __always_inline u32 ipv6(const struct xdp_md *ctx, struct packet *p, stru
 	if (end > frame)
 		return MALFORMED;
 	p->length = end - off;
-	copy16(p->source, header + 8);
-	copy16(p->key.destination, header + 24);
+	p->version = 6;
+	p->high = *(u64 *)(header + 24);
+	p->low = *(u64 *)(header + 32);
 	next = header[6];
 	off += 40;
 	for (int i = 0; i < EXTENSIONS && is_extension(next); i++) {
@@ -314,6 +315,7 @@ static __always_inline u32 parse(const struct xdp_md *ctx, struct packet *p, u64
 		type = load16(header + 2);
 		off += 4;
 	}
+	p->ip = off;
 	if (type == P_IPV4)
 		found = ipv4(ctx, p, &in, off, frame);
 	else if (type == P_IPV6)
@@ -332,17 +334,18 @@ static __always_inline u32 parse(const struct xdp_md *ctx, struct packet *p, u64
  * Two CPUs may both let the same allowance pass: the limit is for floods, and
  * a lock would be the flood's gain.
  */
-static __always_inline u32 limit(const struct packet *p)
+static __always_inline u32 limit(const struct xdp_md *ctx, const struct packet *p)
 {
 	struct source source = {};
 	u64 now, whole, *seen;
+	u8 *header = at(ctx, p->ip, p->version == 6 ? 40 : 20);
 
-	if (!ike_interval)
+	if (!ike_interval || !header)
 		return IKE;
-	copy16(source.prefix, p->source);
-	if (!(p->source[10] == 0xff && p->source[11] == 0xff &&
-	      !*(u64 *)p->source && !p->source[8] && !p->source[9]))
-		__builtin_memset(source.prefix + 8, 0, 8);
+	if (p->version == 6)
+		source.high = *(u64 *)(header + 8);
+	else
+		source.low = mapped(header + 12);
 	now = bpf_ktime_get_ns();
 	seen = bpf_map_lookup_elem(&sources, &source);
 	if (!seen) {
@@ -376,30 +379,36 @@ static __always_inline int to_device(struct xdp_md *ctx, u32 target)
 	return action;
 }
 
-static __always_inline u32 steer(struct xdp_md *ctx, const struct packet *p, int *action)
+/* A packet that the window's left edge has passed; RFC 4303 section 3.4.3. */
+static __always_inline int is_stale(const struct packet *p, u32 place)
 {
-	u64 *value = bpf_map_lookup_elem(&spis, &p->key);
-	u64 word = value ? *(volatile u64 *)value : 0;
-	u32 target = (word >> TARGET_SHIFT) & 0xffff;
-	u32 what = (word >> ACTION_SHIFT) & 15;
-	u32 index, verdict;
-	struct spi_use *use;
+	struct spi_use *use = bpf_map_lookup_elem(&uses, &place);
 
-	if (!word || word >> CHECK_SHIFT != (be32(p->key.spi) & 0xfffff)) {
+	return use && p->sequence < READ_ONCE(use->floor);
+}
+
+static __always_inline u32 steer(struct xdp_md *ctx, const struct packet *p, struct tally *tally, u32 cpu, int *action)
+{
+	u32 home = find_home(p->high, p->low), place = 0, target, what, verdict;
+	u64 word = 0;
+
+	if (home)
+		word = find_entry((u64)p->spi << 32 | home << HOME_SHIFT | (u32)(p->protocol == AH) << KEY_SHIFT, &place);
+	if (!word) {
 		if (!drop_unknown)
 			return UNKNOWN_PASSED;
 		*action = XDP_DROP;
 		return UNKNOWN_DROPPED;
 	}
-
-	index = bpf_get_smp_processor_id() * slots + (word & ((1 << SLOT_BITS) - 1));
-	use = bpf_map_lookup_elem(&uses, &index);
-	if (use) {
-		use->packets++;
-		use->bytes += p->length;
-		use->last = bpf_ktime_get_coarse_ns();
+	/* It does not count as use: nobody has shown that it is the peer's. */
+	if (word & HAS_FLOOR && is_stale(p, place)) {
+		*action = XDP_DROP;
+		return STALE;
 	}
+	count_use(tally, cpu, place, p->length);
 
+	target = word & ((1 << TARGET_BITS) - 1);
+	what = (word >> ACTION_SHIFT) & 7;
 	if (what == ACTION_SOCKET) {
 		if (target >= sockets_per_queue)
 			return NO_TARGET;
@@ -423,23 +432,24 @@ static __always_inline u32 steer(struct xdp_md *ctx, const struct packet *p, int
 static __always_inline int handle(struct xdp_md *ctx)
 {
 	u64 frame = (u64)ctx->data_end - (u64)ctx->data;
-	struct packet p = {};
+	u32 cpu = bpf_get_smp_processor_id(), verdict;
+	struct tally *tally = bpf_map_lookup_elem(&tallies, &cpu);
+	struct packet p;
 	int action = XDP_PASS;
-	struct totals *totals;
-	u32 zero = 0, verdict;
 
+	if (!tally)
+		return XDP_PASS;
 	verdict = parse(ctx, &p, frame);
 	if (verdict == STEERED) {
-		verdict = steer(ctx, &p, &action);
+		verdict = steer(ctx, &p, tally, cpu, &action);
 	} else if (verdict == NEW_EXCHANGE) {
-		verdict = limit(&p);
+		verdict = limit(ctx, &p);
 		if (verdict == IKE_LIMITED)
 			action = XDP_DROP;
 	}
-	totals = bpf_map_lookup_elem(&verdicts, &zero);
-	if (totals && verdict < VERDICTS) {
-		totals->packets[verdict]++;
-		totals->bytes[verdict] += frame;
+	if (verdict < VERDICTS) {
+		tally->packets[verdict]++;
+		tally->bytes[verdict] += frame;
 	}
 	return action;
 }

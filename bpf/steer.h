@@ -28,32 +28,48 @@ enum verdict {
 	TO_CPU,		 /* to a CPU */
 	TO_DEVICE,	 /* to another device */
 	NO_TARGET,	 /* passed: the socket, CPU or device is not there */
+	STALE,		 /* dropped: left of the replay window, as the table says */
 	VERDICTS,
 };
 
-/* The key of the SPI table. */
-struct spi_key {
-	u8 destination[16]; /* IPv4 as ::ffff:a.b.c.d */
-	u32 spi;	    /* network order */
-	u32 protocol;	    /* 50 or 51; UDP-encapsulated ESP is 50 */
-};
+/* The layout of the maps that are pinned; another one is not taken over. */
+#define LAYOUT 2
 
 /*
- * The value of the SPI table is one word, so that no packet sees half of a
- * change:
+ * The table of SPIs. User space writes it, and packets read it, through the
+ * same memory; table.h has the way of a packet through it.
  *
- *	bits  0..23  slot: where its counters are
- *	bits 24..39  target: socket of the queue, CPU, or next hop
- *	bits 40..43  action
- *	bits 44..63  the low bits of the SPI, in host order
+ * An entry is one word, so that it comes, changes and goes at once, and so that
+ * no packet sees half of one:
  *
- * The kernel may give an element that was deleted to another key while a
- * packet still looks at it; the SPI's bits tell.
+ *	bits  0..12  target: socket of the queue, CPU, or next hop
+ *	bit  13      floors has a sequence number for it
+ *	bits 14..16  action
+ *	bit  17      protocol: 0 is ESP, 1 is AH
+ *	bits 18..31  home: the destination's index in homes; 0 is none
+ *	bits 32..63  SPI, in host order
+ *
+ * Bits 17 and above are the key: the whole of it, as a home is one destination
+ * and no other. A word without home is no entry: 0 is free, and others are not
+ * (see xdp/core.go).
+ *
+ * A bucket is a cache line of eight words. An SPI's bucket is found by a hash
+ * of the key; where it is full the SPI goes to a bucket of the next, smaller
+ * level. Entries never move, so that the place of an entry, which is its
+ * bucket's number times eight and its word's, is where everything else about it
+ * is found.
  */
-#define SLOT_BITS 24
-#define TARGET_SHIFT 24
-#define ACTION_SHIFT 40
-#define CHECK_SHIFT 44
+#define PLACES 8
+#define LEVELS 4
+#define TARGET_BITS 13
+#define HAS_FLOOR (1U << 13)
+#define ACTION_SHIFT 14
+#define KEY_SHIFT 17
+#define HOME_SHIFT 18
+
+struct bucket {
+	u64 words[PLACES];
+};
 
 enum action {
 	ACTION_PASS = 1,
@@ -64,18 +80,53 @@ enum action {
 };
 
 /*
- * Counters of one SPI on one CPU. The array has `slots` of them for the first
- * CPU, then for the second, and so on.
+ * A destination that has SPIs: an IPv6 address, or IPv4 as ::ffff:a.b.c.d, in
+ * network order. It is found by signposts, a hash table with linear probing; a
+ * signpost is
+ *
+ *	bits  0..15  home; 0 is none: the signpost was removed, and others follow
+ *	bits 16..63  bits of the address's hash
+ *
+ * and 0 where no further one follows.
  */
-struct spi_use {
-	u64 packets;
-	u64 bytes; /* of the IP packets */
-	u64 last;  /* CLOCK_MONOTONIC_COARSE, nanoseconds; 0 is never */
-	u64 unused;
+struct home {
+	u64 high, low;
 };
 
-/* Counters of all verdicts on one CPU. */
-struct totals {
+#define PROBES 16
+#define HASH_SHIFT 16
+
+/*
+ * A row of these, one for each place, is user space's, and one is each CPU's,
+ * in this order.
+ */
+struct spi_use {
+	u64 packets; /* user space's: counted for the SPIs that were here before */
+	u64 bytes;   /* of the IP packets; user space's: likewise */
+	u64 last;    /* CLOCK_MONOTONIC_COARSE, nanoseconds; 0 is never */
+	u64 floor;   /* user space's: lowest sequence number that is of use */
+};
+
+/*
+ * What one CPU has seen. A packet counts in recent, which is in the nearest
+ * cache; when that is full all of it goes to the places' counters, whose lines
+ * are then fetched side by side instead of one for each packet.
+ */
+#define RECENT 16
+
+struct recent_use {
+	u64 place;
+	u64 packets;
+	u64 bytes;
+	u64 last;
+};
+
+struct tally {
+	u64 moves;   /* odd while recent goes to the counters */
+	u64 waiting; /* how many of recent are not there yet */
+	u64 fence;
+	u64 unused[5];
+	struct recent_use recent[RECENT];
 	u64 packets[VERDICTS];
 	u64 bytes[VERDICTS]; /* of the frames */
 };
@@ -88,7 +139,7 @@ struct next_hop {
 
 /* A source of new exchanges: an IPv4 address, or an IPv6 /64. */
 struct source {
-	u8 prefix[16];
+	u64 high, low;
 };
 
 #endif

@@ -16,22 +16,29 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SteerMapBuckets            = "buckets"
 	SteerMapCpus               = "cpus"
 	SteerMapDevices            = "devices"
+	SteerMapHomes              = "homes"
+	SteerMapLayout             = "layout"
 	SteerMapNextHops           = "next_hops"
+	SteerMapSignposts          = "signposts"
 	SteerMapSockets            = "sockets"
 	SteerMapSources            = "sources"
-	SteerMapSpis               = "spis"
+	SteerMapTallies            = "tallies"
 	SteerMapUses               = "uses"
-	SteerMapVerdicts           = "verdicts"
 	SteerProgQuicksandSteer    = "quicksand_steer"
 	SteerVarDropUnknown        = "drop_unknown"
 	SteerVarEncapsulationPorts = "encapsulation_ports"
 	SteerVarIkeBurst           = "ike_burst"
 	SteerVarIkeInterval        = "ike_interval"
 	SteerVarIkePort            = "ike_port"
-	SteerVarSlots              = "slots"
+	SteerVarLevelBuckets       = "level_buckets"
+	SteerVarLevelFirst         = "level_first"
+	SteerVarPlaces             = "places"
+	SteerVarSignpostMask       = "signpost_mask"
 	SteerVarSocketsPerQueue    = "sockets_per_queue"
+	SteerVarWeaklyOrdered      = "weakly_ordered"
 )
 
 // LoadSteer returns the embedded CollectionSpec for Steer.
@@ -83,14 +90,17 @@ type SteerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SteerMapSpecs struct {
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Devices  *ebpf.MapSpec `ebpf:"devices"`
-	NextHops *ebpf.MapSpec `ebpf:"next_hops"`
-	Sockets  *ebpf.MapSpec `ebpf:"sockets"`
-	Sources  *ebpf.MapSpec `ebpf:"sources"`
-	Spis     *ebpf.MapSpec `ebpf:"spis"`
-	Uses     *ebpf.MapSpec `ebpf:"uses"`
-	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
+	Buckets   *ebpf.MapSpec `ebpf:"buckets"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Homes     *ebpf.MapSpec `ebpf:"homes"`
+	Layout    *ebpf.MapSpec `ebpf:"layout"`
+	NextHops  *ebpf.MapSpec `ebpf:"next_hops"`
+	Signposts *ebpf.MapSpec `ebpf:"signposts"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Sources   *ebpf.MapSpec `ebpf:"sources"`
+	Tallies   *ebpf.MapSpec `ebpf:"tallies"`
+	Uses      *ebpf.MapSpec `ebpf:"uses"`
 }
 
 // SteerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -102,8 +112,12 @@ type SteerVariableSpecs struct {
 	IkeBurst           *ebpf.VariableSpec `ebpf:"ike_burst"`
 	IkeInterval        *ebpf.VariableSpec `ebpf:"ike_interval"`
 	IkePort            *ebpf.VariableSpec `ebpf:"ike_port"`
-	Slots              *ebpf.VariableSpec `ebpf:"slots"`
+	LevelBuckets       *ebpf.VariableSpec `ebpf:"level_buckets"`
+	LevelFirst         *ebpf.VariableSpec `ebpf:"level_first"`
+	Places             *ebpf.VariableSpec `ebpf:"places"`
+	SignpostMask       *ebpf.VariableSpec `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.VariableSpec `ebpf:"sockets_per_queue"`
+	WeaklyOrdered      *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // SteerObjects contains all objects after they have been loaded into the kernel.
@@ -126,26 +140,32 @@ func (o *SteerObjects) Close() error {
 //
 // It can be passed to LoadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SteerMaps struct {
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Devices  *ebpf.Map `ebpf:"devices"`
-	NextHops *ebpf.Map `ebpf:"next_hops"`
-	Sockets  *ebpf.Map `ebpf:"sockets"`
-	Sources  *ebpf.Map `ebpf:"sources"`
-	Spis     *ebpf.Map `ebpf:"spis"`
-	Uses     *ebpf.Map `ebpf:"uses"`
-	Verdicts *ebpf.Map `ebpf:"verdicts"`
+	Buckets   *ebpf.Map `ebpf:"buckets"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Devices   *ebpf.Map `ebpf:"devices"`
+	Homes     *ebpf.Map `ebpf:"homes"`
+	Layout    *ebpf.Map `ebpf:"layout"`
+	NextHops  *ebpf.Map `ebpf:"next_hops"`
+	Signposts *ebpf.Map `ebpf:"signposts"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Sources   *ebpf.Map `ebpf:"sources"`
+	Tallies   *ebpf.Map `ebpf:"tallies"`
+	Uses      *ebpf.Map `ebpf:"uses"`
 }
 
 func (m *SteerMaps) Close() error {
 	return _SteerClose(
+		m.Buckets,
 		m.Cpus,
 		m.Devices,
+		m.Homes,
+		m.Layout,
 		m.NextHops,
+		m.Signposts,
 		m.Sockets,
 		m.Sources,
-		m.Spis,
+		m.Tallies,
 		m.Uses,
-		m.Verdicts,
 	)
 }
 
@@ -158,8 +178,12 @@ type SteerVariables struct {
 	IkeBurst           *ebpf.Variable `ebpf:"ike_burst"`
 	IkeInterval        *ebpf.Variable `ebpf:"ike_interval"`
 	IkePort            *ebpf.Variable `ebpf:"ike_port"`
-	Slots              *ebpf.Variable `ebpf:"slots"`
+	LevelBuckets       *ebpf.Variable `ebpf:"level_buckets"`
+	LevelFirst         *ebpf.Variable `ebpf:"level_first"`
+	Places             *ebpf.Variable `ebpf:"places"`
+	SignpostMask       *ebpf.Variable `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.Variable `ebpf:"sockets_per_queue"`
+	WeaklyOrdered      *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // SteerPrograms contains all programs after they have been loaded into the kernel.

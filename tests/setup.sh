@@ -7,11 +7,11 @@
 set -euo pipefail
 
 packages=(
-  strongswan-charon strongswan-swanctl charon-systemd strongswan-pki
+  charon-systemd strongswan-swanctl strongswan-pki
   libcharon-extra-plugins libcharon-extauth-plugins
   libstrongswan-standard-plugins libstrongswan-extra-plugins
   iproute2 iputils-ping nftables iperf3 tcpdump tshark
-  gcc libc6-dev "$@"
+  netbase gcc libc6-dev "$@"
 )
 cd "$(dirname "$0")/.."
 

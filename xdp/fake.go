@@ -17,6 +17,7 @@ type FakeTable struct {
 
 	mu      sync.Mutex // guards what follows
 	entries map[Key]*Entry
+	floors  map[Key]uint32
 	totals  Totals
 }
 
@@ -31,7 +32,8 @@ func NewFakeTable(o Options) *FakeTable {
 	if err := o.defaults(); err != nil {
 		o.MaxSPIs = 0
 	}
-	return &FakeTable{ports: o.Ports, room: o.MaxSPIs, dropUnknown: o.DropUnknown, entries: map[Key]*Entry{}}
+	return &FakeTable{ports: o.Ports, room: o.MaxSPIs, dropUnknown: o.DropUnknown,
+		entries: map[Key]*Entry{}, floors: map[Key]uint32{}}
 }
 
 // normal is the key as the kernel's table gives it back.
@@ -47,9 +49,10 @@ func (f *FakeTable) Insert(k Key, to Target) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := checkKey(k); err != nil {
+		return fmt.Errorf("insert %s: %w", k, err)
+	}
 	switch k = normal(k); {
-	case !k.Destination.IsValid():
-		return fmt.Errorf("insert %s: no destination", k)
 	case f.entries[k] != nil:
 		return fmt.Errorf("insert %s: %w", k, ErrExists)
 	case len(f.entries) >= f.room:
@@ -74,6 +77,18 @@ func (f *FakeTable) Move(k Key, to Target) error {
 	return nil
 }
 
+// SetFloor does what Table's does.
+func (f *FakeTable) SetFloor(k Key, sequence uint32) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k = normal(k)
+	if f.entries[k] == nil {
+		return fmt.Errorf("set floor of %s: %w", k, ErrUnknown)
+	}
+	f.floors[k] = max(sequence, f.floors[k])
+	return nil
+}
+
 // Delete implements Steering.
 func (f *FakeTable) Delete(k Key) (Use, error) {
 	f.mu.Lock()
@@ -83,6 +98,7 @@ func (f *FakeTable) Delete(k Key) (Use, error) {
 		return Use{}, fmt.Errorf("delete %s: %w", k, ErrUnknown)
 	}
 	delete(f.entries, normal(k))
+	delete(f.floors, normal(k))
 	return e.Use, nil
 }
 
@@ -142,6 +158,9 @@ func (f *FakeTable) look(found Found) (Verdict, Target) {
 	}
 	if e == nil {
 		return UnknownPassed, Target{Action: Pass}
+	}
+	if found.Sequence < f.floors[normal(found.Key)] {
+		return Stale, Target{Action: Drop}
 	}
 	e.Use.Packets++
 	e.Use.Bytes += uint64(found.Length)

@@ -96,7 +96,7 @@ func judge(t testing.TB, p *Program, frame []byte) (Verdict, uint32) {
 // does is what the kernel must be told for a verdict.
 func does(v Verdict) uint32 {
 	switch v {
-	case IKELimited, UnknownDropped, Dropped:
+	case IKELimited, UnknownDropped, Dropped, Stale:
 		return xdpDrop
 	case Socketed, OnCPU, Forwarded:
 		return xdpRedirect

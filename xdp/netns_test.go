@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"quicksand/sa"
@@ -127,7 +129,11 @@ func (n *network) take(fd, count int) {
 	n.t.Helper()
 	b := make([]byte, 2048)
 	for i := range count {
-		if _, _, err := unix.Recvfrom(fd, b, 0); err != nil {
+		_, _, err := unix.Recvfrom(fd, b, 0)
+		for err == unix.EINTR { // a wait with a limit is not taken up again
+			_, _, err = unix.Recvfrom(fd, b, 0)
+		}
+		if err != nil {
 			n.t.Fatalf("packet %d of %d: %v", i+1, count, err)
 		}
 	}
@@ -542,6 +548,129 @@ func TestRestart(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Tables of another layout are refused and left as they are, until they are
+// removed.
+func TestLayout(t *testing.T) {
+	needKernel(t)
+	pin := func(path string, spec *ebpf.MapSpec, value uint64) {
+		t.Helper()
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if spec.Type == ebpf.Array {
+			err = m.Update(uint32(0), value, ebpf.UpdateAny)
+		}
+		if err = errors.Join(err, os.MkdirAll(path, 0o700), m.Pin(filepath.Join(path, spec.Name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layout := &ebpf.MapSpec{Name: "layout", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}
+	first := &ebpf.MapSpec{Name: "spis", Type: ebpf.Hash, KeySize: 24, ValueSize: 8, MaxEntries: 100}
+	root := bpfFS(t)
+	for name, c := range map[string]struct {
+		spec   *ebpf.MapSpec
+		layout uint64
+		want   string
+	}{
+		"first":  {first, 0, "layout: 1, and this is 2"},
+		"later":  {layout, 3, "layout: 3, and this is 2"},
+		"begun":  {layout, 0, ""},
+		"itself": {layout, layoutVersion, ""},
+	} {
+		path := filepath.Join(root, name)
+		pin(path, c.spec, c.layout)
+		p, err := Open(Options{PinPath: path})
+		if c.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if err := p.Remove(); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		if !errors.Is(err, ErrLayout) || !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if pins, err := os.ReadDir(path); err != nil || len(pins) != 1 {
+			t.Errorf("%s: %d pins were left of one: %v", name, len(pins), err)
+		}
+		if err := Unpin(path); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		p = open(t, Options{PinPath: path})
+		if err := p.Remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A table that is taken over has its entries, floors, counters and
+// destinations, and the places of what was deleted just before are free.
+func TestTakeOver(t *testing.T) {
+	needKernel(t)
+	const room = 100
+	o := Options{PinPath: bpfFS(t), MaxSPIs: room, Destinations: 3}
+	p := open(t, o)
+	want := map[Key]Entry{}
+	for i := range room {
+		k := Key{[]netip.Addr{local4, local6, remote4}[i%3], sa.SPI(1000 + i/3), []sa.Protocol{sa.ESP, sa.AH}[i%2]}
+		e := Entry{Key: k, Target: Target{ToCPU, uint16(i)}}
+		insert(t, p, k, e.Target)
+		want[k] = e
+	}
+	for range 5 {
+		if v, _ := judge(t, p, frame4(50, espPacket(1000, 32))); v != NoTarget {
+			t.Fatal(v)
+		}
+	}
+	if err := p.SetFloor(espKey(1000), 2); err != nil {
+		t.Fatal(err)
+	}
+	e := want[espKey(1000)]
+	e.Use.Packets, e.Use.Bytes = 5, 5*60
+	want[espKey(1000)] = e
+	gone := 0
+	for k := range want {
+		if k != espKey(1000) && gone < room/4 {
+			if _, err := p.Delete(k); err != nil {
+				t.Fatal(err)
+			}
+			delete(want, k)
+			gone++
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p = open(t, o)
+	n := 0
+	err := p.Entries(func(got Entry) bool {
+		n++
+		got.Use.Last = time.Time{}
+		if got != want[got.Key] {
+			t.Errorf("got %+v, want %+v", got, want[got.Key])
+		}
+		return true
+	})
+	if err != nil || n != len(want) {
+		t.Errorf("%d entries, want %d: %v", n, len(want), err)
+	}
+	if v, _ := judge(t, p, frame4(50, espPacket(1000, 32))); v != Stale {
+		t.Errorf("a packet under the floor: %s", v)
+	}
+	for i := range gone {
+		insert(t, p, Key{local6, sa.SPI(5000 + i), sa.ESP}, Target{Action: Drop})
+	}
+	if err := p.Insert(espKey(6000), Target{Action: Drop}); !errors.Is(err, ErrFull) {
+		t.Errorf("one more: %v", err)
+	}
+	if err := p.Remove(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A device has one program; a device that has none in its driver has one in

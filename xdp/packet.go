@@ -34,14 +34,17 @@ type Ports struct {
 
 // Found is what a frame holds, without a look into the table.
 type Found struct {
-	Verdict Verdict    // if neither Steered nor New
-	Steered bool       // the table decides, by Key
-	New     bool       // IKE without a responder cookie: the limit of Source decides
-	Key     Key        // if Steered
-	Source  netip.Addr // if New; of an IPv6 address its /64
-	Length  int        // of the IP packet, if Steered or New
-	Offset  int        // of the ESP or AH header in the frame, if Steered
-	Encap   bool       // in UDP, whose header is then the 8 bytes before Offset
+	Verdict Verdict // if neither Steered nor New
+	Steered bool    // the table decides, by Key
+	New     bool    // IKE without a responder cookie: the limit of Source decides
+	Key     Key     // if Steered
+	// Sequence is the packet's sequence number, if Steered: its low half where
+	// the SA has extended ones.
+	Sequence uint32
+	Source   netip.Addr // if New; of an IPv6 address its /64
+	Length   int        // of the IP packet, if Steered or New
+	Offset   int        // of the ESP or AH header in the frame, if Steered
+	Encap    bool       // in UDP, whose header is then the 8 bytes before Offset
 }
 
 // Parse finds what an Ethernet frame holds, by the rules of the XDP program:
@@ -210,5 +213,9 @@ func security(proto sa.Protocol, b []byte) Found {
 	if len(b) < size {
 		return Found{Verdict: Malformed}
 	}
-	return Found{Steered: true, Key: Key{SPI: sa.SPI(binary.BigEndian.Uint32(b[size-8:])), Protocol: proto}}
+	return Found{
+		Steered:  true,
+		Key:      Key{SPI: sa.SPI(binary.BigEndian.Uint32(b[size-8:])), Protocol: proto},
+		Sequence: binary.BigEndian.Uint32(b[size-4:]),
+	}
 }

@@ -4,6 +4,7 @@ package xdp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"testing"
 	"time"
@@ -14,7 +15,10 @@ import (
 	"quicksand/sa"
 )
 
-const espSPI, ahSPI, dropSPI, cpuSPI, deviceSPI, socketSPI sa.SPI = 0xc0ffee01, 0xc0ffee02, 0xc0ffee03, 0xc0ffee04, 0xc0ffee05, 0xc0ffee06
+const espSPI, ahSPI, dropSPI, cpuSPI, deviceSPI, socketSPI, staleSPI sa.SPI = 0xc0ffee01, 0xc0ffee02, 0xc0ffee03, 0xc0ffee04, 0xc0ffee05, 0xc0ffee06, 0xc0ffee07
+
+// staleFloor is the floor of staleSPI.
+const staleFloor = 0x80000100
 
 // shapes are frames of every kind, with what becomes of them when the table
 // is that of shapeProgram.
@@ -42,6 +46,14 @@ var shapes = []struct {
 	{"esp to a cpu", frame4(50, espPacket(cpuSPI, 32)), OnCPU},
 	{"esp to a device", frame4(50, espPacket(deviceSPI, 32)), Forwarded},
 	{"esp to a socket that is not there", frame4(50, espPacket(socketSPI, 32)), NoTarget},
+	{"esp, first sequence number", numbered(50, staleSPI, 0), Stale},
+	{"esp, left of the window", numbered(50, staleSPI, staleFloor-1), Stale},
+	{"esp, at the window's edge", numbered(50, staleSPI, staleFloor), Passed},
+	{"esp, last sequence number", numbered(50, staleSPI, 1<<32-1), Passed},
+	{"esp in udp, left of the window", frame4(17, udpPacket(4500, espPacket(staleSPI, 32))), Stale},
+	{"esp6, left of the window", frame6(50, espPacket(staleSPI, 32)), Stale},
+	{"ah, left of the window", numbered(51, staleSPI, staleFloor-1), Stale},
+	{"ah, in the window", numbered(51, staleSPI, staleFloor+63), Passed},
 	{"ah", frame4(51, ahPacket(ahSPI)), Passed},
 	{"ah cut short", frame4(51, ahPacket(ahSPI)[:11]), Malformed},
 	{"ah, one tag", join(ethernet(0x0800, 0x8100), header4(51, 0, 0, ahPacket(ahSPI))), Passed},
@@ -98,6 +110,16 @@ var shapes = []struct {
 	{"ipv4 in ipv6's type", join(ethernet(0x86dd), header4(50, 0, 0, espPacket(espSPI, 32))), Malformed},
 }
 
+// numbered is a packet with a sequence number.
+func numbered(proto byte, spi sa.SPI, sequence uint32) []byte {
+	b, at := espPacket(spi, 32), 4
+	if proto == 51 {
+		b, at = ahPacket(spi), 8
+	}
+	binary.BigEndian.PutUint32(b[at:], sequence)
+	return frame4(proto, b)
+}
+
 func edit(b []byte, at int, value byte) []byte {
 	b[at] = value
 	return b
@@ -128,6 +150,17 @@ func shapeProgram(t testing.TB, o Options) (*Program, *FakeTable) {
 		for _, table := range []Steering{p, twin} {
 			insert(t, table, Key{local4, spi, proto}, to)
 			insert(t, table, Key{local6, spi, proto}, to)
+		}
+	}
+	for _, k := range []Key{{local4, staleSPI, sa.ESP}, {local4, staleSPI, sa.AH}, {local6, staleSPI, sa.ESP}} {
+		for _, table := range []interface {
+			Steering
+			SetFloor(Key, uint32) error
+		}{p, twin} {
+			insert(t, table, k, Target{Action: Pass})
+			if err := table.SetFloor(k, staleFloor); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return p, twin

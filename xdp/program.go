@@ -5,8 +5,11 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -14,7 +17,7 @@ import (
 	"quicksand/bpf"
 )
 
-// maxSPIs is set by the bits that a table's value has for its slot.
+// maxSPIs bounds the memory of a table: about 60 MB and 45 MB for each CPU.
 const maxSPIs = 1 << 20
 
 // rodata holds the program's constants, which belong to one load of it.
@@ -24,6 +27,7 @@ const rodata = ".rodata"
 type Options struct {
 	MaxSPIs         int           // room in the table, up to 1<<20; 0 is 65536
 	Ports           Ports         // zero is 500, and 4500 encapsulated
+	Destinations    int           // addresses that SPIs are for, up to 1<<14-1; 0 is 4096
 	DropUnknown     bool          // drop IPsec packets whose SPI is not in the table
 	IKEInterval     time.Duration // each source may begin an exchange this often; 0 is no limit
 	IKEBurst        int           // and so many at once; at least 1
@@ -46,6 +50,7 @@ func (o *Options) defaults() error {
 		}
 	}
 	set(&o.MaxSPIs, 1<<16)
+	set(&o.Destinations, 4096)
 	set(&o.MaxSources, 1<<16)
 	set(&o.Queues, 64)
 	set(&o.SocketsPerQueue, 1)
@@ -57,15 +62,21 @@ func (o *Options) defaults() error {
 	switch {
 	case o.MaxSPIs < 0 || o.MaxSPIs > maxSPIs:
 		return fmt.Errorf("check options: room for %d SPIs: more than %d", o.MaxSPIs, maxSPIs)
+	case o.Destinations < 0 || o.Destinations > maxHomes:
+		return fmt.Errorf("check options: %d destinations: more than %d", o.Destinations, maxHomes)
 	case len(o.Ports.Encaps) > 4:
 		return fmt.Errorf("check options: %d ports for encapsulation: more than 4", len(o.Ports.Encaps))
 	case o.Queues < 0 || o.SocketsPerQueue < 0 || o.NextHops < 0 || o.MaxSources < 0 || o.IKEBurst < 0 || o.IKEInterval < 0:
 		return errors.New("check options: a number is negative")
-	case o.SocketsPerQueue > 1<<16 || o.NextHops > 1<<16:
+	case o.SocketsPerQueue > maxTarget+1 || o.NextHops > maxTarget+1:
 		return errors.New("check options: more sockets or next hops than a target can name")
 	}
 	return nil
 }
+
+// weaklyOrdered says that the CPU's stores are not seen in the order in which
+// they are made.
+var weaklyOrdered = runtime.GOARCH != "amd64" && runtime.GOARCH != "386" && runtime.GOARCH != "s390x"
 
 // Program is the loaded program with its tables. Its methods may be called
 // from several goroutines.
@@ -99,18 +110,57 @@ func Open(options Options) (*Program, error) {
 			}
 		}
 	}
+	if err := checkLayout(options.PinPath); err != nil {
+		return nil, err
+	}
 	if err := spec.LoadAndAssign(&p.objects, load); err != nil {
 		if errors.Is(err, ebpf.ErrMapIncompatible) {
 			return nil, fmt.Errorf("take over pinned tables at %s: %w (they were made with other options or by another version: remove them first)", options.PinPath, err)
 		}
 		return nil, fmt.Errorf("load program: %w", err)
 	}
+	if err := p.objects.Layout.Update(uint32(0), uint64(layoutVersion), ebpf.UpdateAny); err != nil {
+		return nil, errors.Join(fmt.Errorf("write layout: %w", err), p.objects.Close())
+	}
 	p.Table, err = newTable(&p.objects, options.MaxSPIs)
 	if err != nil {
-		p.objects.Close()
-		return nil, err
+		return nil, errors.Join(err, p.objects.Close())
 	}
 	return p, nil
+}
+
+// ErrLayout is returned when tables are pinned whose layout is another one.
+// They are left as they are, and steer on until Unpin removes them.
+var ErrLayout = errors.New("pinned tables have another layout")
+
+// firstMaps are those that only the first layout has, which had no number.
+var firstMaps = []string{"spis", "verdicts"}
+
+// checkLayout says whether this version understands what is pinned.
+func checkLayout(path string) error {
+	if path == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(path, firstMaps[0])); err == nil {
+		return fmt.Errorf("take over pinned tables at %s: %w: 1, and this is %d", path, ErrLayout, layoutVersion)
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(path, "layout"), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read layout of pinned tables at %s: %w", path, err)
+	}
+	defer m.Close()
+	var layout uint64
+	if err := m.Lookup(uint32(0), &layout); err != nil {
+		return fmt.Errorf("read layout of pinned tables at %s: %w", path, err)
+	}
+	// One that is 0 is of a process that ended before it wrote anything.
+	if layout != 0 && layout != layoutVersion {
+		return fmt.Errorf("take over pinned tables at %s: %w: %d, and this is %d", path, ErrLayout, layout, layoutVersion)
+	}
+	return nil
 }
 
 // spec is the program's specification with the options put in.
@@ -128,10 +178,18 @@ func (o *Options) spec() (*ebpf.CollectionSpec, error) {
 
 // apply puts the options into any specification that holds the program.
 func (o *Options) apply(spec *ebpf.CollectionSpec, cpus int) error {
-	slots := uint32(o.MaxSPIs + spareSlots)
+	g := shape(o.MaxSPIs)
+	rows := uint64(cpus + 1)
+	if rows*uint64(g.places()) > math.MaxUint32 {
+		return fmt.Errorf("check options: counters of %d SPIs on %d CPUs are more than a map can have", o.MaxSPIs, cpus)
+	}
+	signposts := uint32(1) << bits.Len(uint(o.Destinations*signpostsEach-1))
 	for name, entries := range map[string]uint32{
-		"spis":      uint32(o.MaxSPIs),
-		"uses":      slots * uint32(cpus),
+		"buckets":   uint32(g.places() / bucketPlaces),
+		"signposts": signposts,
+		"homes":     uint32(o.Destinations + 1),
+		"uses":      uint32(g.places()) * uint32(rows),
+		"tallies":   uint32(cpus),
 		"sources":   uint32(o.MaxSources),
 		"sockets":   uint32(o.Queues * o.SocketsPerQueue),
 		"cpus":      uint32(cpus),
@@ -147,7 +205,11 @@ func (o *Options) apply(spec *ebpf.CollectionSpec, cpus int) error {
 		drop = 1
 	}
 	for name, value := range map[string]any{
-		"slots":               slots,
+		"level_buckets":       g.buckets,
+		"level_first":         g.first,
+		"signpost_mask":       signposts - 1,
+		"places":              uint32(g.places()),
+		"weakly_ordered":      weaklyOrdered,
 		"sockets_per_queue":   uint32(o.SocketsPerQueue),
 		"drop_unknown":        drop,
 		"ike_port":            o.Ports.IKE,
@@ -202,6 +264,9 @@ func Unpin(path string) error {
 		if name != rodata {
 			remove(name)
 		}
+	}
+	for _, name := range firstMaps {
+		remove(name)
 	}
 	remove(".")
 	return errors.Join(errs...)

@@ -3,13 +3,9 @@
 package xdp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
-	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -26,164 +22,318 @@ var (
 	ErrFull    = errors.New("table is full")
 )
 
-// The word that is the table's value; bpf/steer.h says why it is one.
-const (
-	targetShift = 24
-	actionShift = 40
-	checkShift  = 44
-	slotMask    = 1<<targetShift - 1
-)
-
-// spareSlots are slots for counters beyond the room for SPIs: a slot is used
-// again only after so many others, when no packet that met the deleted SPI
-// can still be counting.
-const spareSlots = 1024
-
-// wireKey is struct spi_key.
-type wireKey struct {
-	Destination [16]byte
-	SPI         [4]byte // network order
-	Protocol    uint32
-}
-
-func (k Key) wire() wireKey {
-	w := wireKey{Destination: k.Destination.As16(), Protocol: uint32(k.Protocol)}
-	binary.BigEndian.PutUint32(w.SPI[:], uint32(k.SPI))
-	return w
-}
-
-func (w *wireKey) key() Key {
-	return Key{
-		Destination: netip.AddrFrom16(w.Destination).Unmap(),
-		SPI:         sa.SPI(binary.BigEndian.Uint32(w.SPI[:])),
-		Protocol:    sa.Protocol(w.Protocol),
-	}
-}
-
-func word(k Key, t Target, slot uint32) uint64 {
-	return uint64(k.SPI)<<checkShift | uint64(t.Action)<<actionShift | uint64(t.Number)<<targetShift | uint64(slot)
-}
-
-func targetOf(word uint64) Target {
-	return Target{Action: Action(word >> actionShift & 15), Number: uint16(word >> targetShift)}
-}
-
-// use is struct spi_use.
-type use struct {
-	packets, bytes, last, _ uint64
-}
-
-// Table is the table of SPIs in the kernel.
+// Table is the table of SPIs in the kernel. Changing it takes no system call:
+// it is memory that the program reads, changed word by word. One process at a
+// time may change it.
 type Table struct {
-	spis, verdicts *ebpf.Map
+	room  int
+	maps  [][]byte
+	grace func() error // waits until no packet is under way that is now
 
-	memory []byte
-	uses   []use // slots of the first CPU, then of the second ...; the kernel writes
-	slots  int   // for each CPU
-
-	mu   sync.Mutex // guards what follows, and changes of the table
-	free slotQueue
+	mu       sync.Mutex // guards what follows, and changes of the memory
+	core     *core
+	homes    *homes
+	counters *counters
+	retired  []int // places to be released after a grace period
+	// releasing is closed when the places that were taken from retired are
+	// free; nil if none were.
+	releasing chan struct{}
+	closed    bool
 }
 
-// slotQueue hands slots out in the order they came back.
-type slotQueue struct {
-	slots []uint32
-	first int
-	count int
-}
-
-func (q *slotQueue) put(slot uint32) {
-	q.slots[(q.first+q.count)%len(q.slots)] = slot
-	q.count++
-}
-
-func (q *slotQueue) take() uint32 {
-	slot := q.slots[q.first]
-	q.first = (q.first + 1) % len(q.slots)
-	q.count--
-	return slot
+// openMemory maps a map's values. T is the type of them.
+func openMemory[T any](t *Table, m *ebpf.Map, perValue int) ([]T, error) {
+	n := int(m.MaxEntries()) * perValue
+	size := n * int(unsafe.Sizeof(*new(T)))
+	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map memory of %v: %w", m, err)
+	}
+	t.maps = append(t.maps, memory)
+	return unsafe.Slice((*T)(unsafe.Pointer(&memory[0])), n), nil
 }
 
 func newTable(o *bpf.SteerObjects, room int) (*Table, error) {
-	t := &Table{spis: o.Spis, verdicts: o.Verdicts, slots: room + spareSlots}
-	entries := int(o.Uses.MaxEntries())
-	size := entries * int(unsafe.Sizeof(use{}))
-	memory, err := unix.Mmap(o.Uses.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	grace, err := newGrace()
 	if err != nil {
-		return nil, fmt.Errorf("map counters: %w", err)
+		return nil, err
 	}
-	t.memory = memory
-	t.uses = unsafe.Slice((*use)(unsafe.Pointer(&memory[0])), entries)
-
-	// Slots in use are those of the table taken over.
-	taken := make([]bool, t.slots)
-	err = t.walk(func(_ *wireKey, word uint64) bool {
-		if slot := word & slotMask; slot < uint64(len(taken)) {
-			taken[slot] = true
-		}
-		return true
-	})
-	if err != nil {
+	t := &Table{room: room, grace: grace}
+	if err := t.open(o); err != nil {
 		return nil, errors.Join(err, t.close())
 	}
-	t.free.slots = make([]uint32, t.slots)
-	for slot := range taken {
-		if !taken[slot] {
-			t.free.put(uint32(slot))
+	return t, nil
+}
+
+// open maps the memory and takes over what is in it.
+func (t *Table) open(o *bpf.SteerObjects) error {
+	words, err := openMemory[uint64](t, o.Buckets, bucketPlaces)
+	if err != nil {
+		return err
+	}
+	signposts, err := openMemory[uint64](t, o.Signposts, 1)
+	if err != nil {
+		return err
+	}
+	addresses, err := openMemory[home](t, o.Homes, 1)
+	if err != nil {
+		return err
+	}
+	uses, err := openMemory[use](t, o.Uses, 1)
+	if err != nil {
+		return err
+	}
+	tallies, err := openMemory[tally](t, o.Tallies, 1)
+	if err != nil {
+		return err
+	}
+	// The process before may have deleted entries that packets still see.
+	if err := t.grace(); err != nil {
+		return err
+	}
+	t.core = newCore(shape(t.room), words)
+	t.homes = newHomes(signposts, addresses)
+	t.counters = &counters{places: len(words), uses: uses, tallies: tallies}
+	for _, word := range words {
+		if isEntry(word) {
+			t.homes.entries[word>>homeShift&maxHomes]++
 		}
 	}
-	return t, nil
+	return nil
+}
+
+// newGrace returns a function that waits until each packet that the programs
+// look at now is done with. The kernel does that when a map of maps is changed
+// (maybe_wait_bpf_programs in kernel/bpf/syscall.c), so that its user knows
+// when the map that was replaced is out of use.
+func newGrace() (func() error, error) {
+	spec := &ebpf.MapSpec{Name: "grace", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1,
+		InnerMap: &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}}
+	outer, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make map of maps: %w", err)
+	}
+	inner, err := ebpf.NewMap(spec.InnerMap)
+	if err != nil {
+		outer.Close()
+		return nil, fmt.Errorf("make inner map: %w", err)
+	}
+	return func() error {
+		if err := outer.Update(uint32(0), inner, ebpf.UpdateAny); err != nil {
+			return fmt.Errorf("wait for packets under way: %w", err)
+		}
+		return nil
+	}, nil
 }
 
 func (t *Table) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.memory == nil {
+	if t.closed {
 		return nil
 	}
-	err := unix.Munmap(t.memory)
-	t.memory, t.uses = nil, nil
-	return err
+	t.closed = true
+	t.await()
+	var errs []error
+	for _, m := range t.maps {
+		errs = append(errs, unix.Munmap(m))
+	}
+	t.maps = nil
+	return errors.Join(errs...)
+}
+
+// lock locks the table unless it is closed.
+func (t *Table) lock(verb string, k Key) error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return fmt.Errorf("%s %s: table is closed", verb, k)
+	}
+	return nil
 }
 
 func checkTarget(t Target) error {
-	if t.Action < Pass || t.Action > ToDevice || t.Action < ToSocket && t.Number != 0 {
+	if t.Action < Pass || t.Action > ToDevice || t.Action < ToSocket && t.Number != 0 || t.Number > maxTarget {
 		return fmt.Errorf("no such target: action %d, number %d", t.Action, t.Number)
 	}
 	return nil
 }
 
+func checkKey(k Key) error {
+	switch {
+	case !k.Destination.IsValid():
+		return errors.New("no destination")
+	case k.Protocol != sa.ESP && k.Protocol != sa.AH:
+		return fmt.Errorf("protocol %d is neither ESP nor AH", k.Protocol)
+	}
+	return nil
+}
+
+// keyWord is the part of an entry that finds it.
+func keyWord(k Key, home uint64) uint64 {
+	word := uint64(k.SPI)<<spiShift | home<<homeShift
+	if k.Protocol == sa.AH {
+		word |= ahBit
+	}
+	return word
+}
+
+func targetWord(t Target) uint64 {
+	return uint64(t.Action)<<actionShift | uint64(t.Number)
+}
+
+func (t *Table) entry(word uint64) (Key, Target) {
+	k := Key{
+		Destination: t.homes.homes[word>>homeShift&maxHomes].addr(),
+		SPI:         sa.SPI(word >> spiShift),
+		Protocol:    sa.ESP,
+	}
+	if word&ahBit != 0 {
+		k.Protocol = sa.AH
+	}
+	return k, Target{Action: Action(word >> actionShift & 7), Number: uint16(word & maxTarget)}
+}
+
+// find returns the place of a key's entry.
+func (t *Table) find(k Key) (int, bool) {
+	if checkKey(k) != nil {
+		return 0, false
+	}
+	number := t.homes.find(homeOf(k.Destination))
+	if number == 0 {
+		return 0, false
+	}
+	return t.core.find(keyWord(k, number))
+}
+
 // Insert implements Steering.
 func (t *Table) Insert(k Key, to Target) error {
-	if err := checkTarget(to); err != nil {
+	err := errors.Join(checkKey(k), checkTarget(to))
+	if err != nil {
 		return fmt.Errorf("insert %s: %w", k, err)
 	}
-	if !k.Destination.IsValid() {
-		return fmt.Errorf("insert %s: no destination", k)
+	if err := t.lock("insert", k); err != nil {
+		return err
 	}
-	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.uses == nil {
-		return fmt.Errorf("insert %s: table is closed", k)
+	for {
+		err = t.insert(k, to)
+		if !errors.Is(err, errNoPlace) && !errors.Is(err, errNoHome) {
+			break
+		}
+		if again, e := t.reclaim(errors.Is(err, errNoHome)); !again {
+			err = fmt.Errorf("%w: %w", ErrFull, errors.Join(err, e))
+			break
+		}
 	}
-	if t.free.count <= spareSlots {
-		return fmt.Errorf("insert %s: %w", k, ErrFull)
+	if err != nil {
+		return fmt.Errorf("insert %s: %w", k, err)
 	}
-	slot := t.free.take()
-	t.clear(slot)
-	wire, value := k.wire(), word(k, to, slot)
-	err := t.spis.Update(&wire, &value, ebpf.UpdateNoExist)
-	if err == nil {
-		return nil
+	return nil
+}
+
+func (t *Table) insert(k Key, to Target) error {
+	address := homeOf(k.Destination)
+	number := t.homes.find(address)
+	if number != 0 {
+		if _, ok := t.core.find(keyWord(k, number)); ok {
+			return ErrExists
+		}
 	}
-	t.free.put(slot)
-	switch {
-	case errors.Is(err, ebpf.ErrKeyExist):
-		err = ErrExists
-	case errors.Is(err, unix.E2BIG):
-		err = ErrFull
+	if t.core.count >= t.room {
+		return ErrFull
 	}
-	return fmt.Errorf("insert %s: %w", k, err)
+	if number == 0 {
+		var err error
+		if number, err = t.homes.add(address); err != nil {
+			return err
+		}
+	}
+	key := keyWord(k, number)
+	place, err := t.core.choose(key)
+	if err != nil {
+		return err
+	}
+	t.counters.begin(place)
+	t.core.put(key|targetWord(to), place)
+	t.homes.entries[number]++
+	return nil
+}
+
+// retireBatch is how many places wait for one grace period, which takes some
+// milliseconds.
+const retireBatch = 4096
+
+// reclaim makes places, or else destinations, free that are no longer used. It
+// returns false if there are none.
+func (t *Table) reclaim(destinations bool) (bool, error) {
+	if destinations {
+		idle := t.homes.removeIdle()
+		if len(idle) == 0 {
+			return false, nil
+		}
+		if err := t.grace(); err != nil {
+			return false, err
+		}
+		t.homes.free = append(t.homes.free, idle...)
+		return true, nil
+	}
+	if t.releasing != nil {
+		t.await()
+		return true, nil
+	}
+	if len(t.retired) == 0 {
+		return false, nil
+	}
+	if err := t.grace(); err != nil {
+		return false, err
+	}
+	t.release(t.retired)
+	t.retired = t.retired[:0]
+	return true, nil
+}
+
+func (t *Table) release(places []int) {
+	for _, place := range places {
+		t.core.release(place)
+	}
+}
+
+// retire takes an entry away. Its place is free after a grace period, for
+// which deletes do not wait.
+func (t *Table) retire(place int) {
+	word := t.core.words[place]
+	t.core.retire(place)
+	t.counters.setFloor(place, 0)
+	t.homes.entries[word>>homeShift&maxHomes]--
+	t.retired = append(t.retired, place)
+	if len(t.retired) < min(retireBatch, t.room/8+1) || t.releasing != nil {
+		return
+	}
+	batch, done := t.retired, make(chan struct{})
+	t.retired, t.releasing = nil, done
+	go func() {
+		err := t.grace()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if err == nil {
+			t.release(batch)
+		} else {
+			t.retired = append(t.retired, batch...) // Insert says why
+		}
+		t.releasing = nil
+		close(done)
+	}()
+}
+
+// await waits for places that are being released.
+func (t *Table) await() {
+	for t.releasing != nil {
+		done := t.releasing
+		t.mu.Unlock()
+		<-done
+		t.mu.Lock()
+	}
 }
 
 // Move implements Steering.
@@ -191,79 +341,97 @@ func (t *Table) Move(k Key, to Target) error {
 	if err := checkTarget(to); err != nil {
 		return fmt.Errorf("move %s: %w", k, err)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	wire, value := k.wire(), uint64(0)
-	err := t.spis.Lookup(&wire, &value)
-	if err == nil {
-		value = word(k, to, uint32(value&slotMask))
-		err = t.spis.Update(&wire, &value, ebpf.UpdateExist)
+	if err := t.lock("move", k); err != nil {
+		return err
 	}
-	return known("move", k, err)
+	defer t.mu.Unlock()
+	place, ok := t.find(k)
+	if !ok {
+		return fmt.Errorf("move %s: %w", k, ErrUnknown)
+	}
+	word := t.core.words[place]
+	t.core.store(place, word>>keyShift<<keyShift|word&hasFloor|targetWord(to))
+	return nil
+}
+
+// SetFloor has the program drop the SPI's packets whose sequence number is
+// below, which are left of the replay window and could only be refused after
+// they were looked at (RFC 4303 section 3.4.3). Without it none are dropped.
+//
+// The window moves to the right only, so a floor that is behind it lets more
+// through and is never wrong; one that is lower than what was set changes
+// nothing. It is not for extended sequence numbers, of which packets show the
+// low half only: whether a low one is old or of the next round is for the
+// window to say.
+func (t *Table) SetFloor(k Key, sequence uint32) error {
+	if err := t.lock("set floor of", k); err != nil {
+		return err
+	}
+	defer t.mu.Unlock()
+	place, ok := t.find(k)
+	if !ok {
+		return fmt.Errorf("set floor of %s: %w", k, ErrUnknown)
+	}
+	t.counters.setFloor(place, max(uint64(sequence), t.counters.floor(place)))
+	if word := t.core.words[place]; word&hasFloor == 0 {
+		t.core.store(place, word|hasFloor)
+	}
+	return nil
 }
 
 // Delete implements Steering.
 func (t *Table) Delete(k Key) (Use, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	wire, value := k.wire(), uint64(0)
-	if err := known("delete", k, t.spis.LookupAndDelete(&wire, &value)); err != nil {
+	if err := t.lock("delete", k); err != nil {
 		return Use{}, err
 	}
-	slot := uint32(value & slotMask)
-	used := t.read(slot, clock())
-	t.free.put(slot)
-	return used, nil
+	defer t.mu.Unlock()
+	place, ok := t.find(k)
+	if !ok {
+		return Use{}, fmt.Errorf("delete %s: %w", k, ErrUnknown)
+	}
+	t.retire(place)
+	return t.counters.read(place, clock()), nil
 }
 
 // Use implements Steering.
 func (t *Table) Use(k Key) (Use, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	wire, value := k.wire(), uint64(0)
-	if err := known("read", k, t.spis.Lookup(&wire, &value)); err != nil {
+	if err := t.lock("read", k); err != nil {
 		return Use{}, err
 	}
-	return t.read(uint32(value&slotMask), clock()), nil
-}
-
-func known(verb string, k Key, err error) error {
-	if err == nil {
-		return nil
+	defer t.mu.Unlock()
+	place, ok := t.find(k)
+	if !ok {
+		return Use{}, fmt.Errorf("read %s: %w", k, ErrUnknown)
 	}
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		err = ErrUnknown
-	}
-	return fmt.Errorf("%s %s: %w", verb, k, err)
+	return t.counters.read(place, clock()), nil
 }
 
 // Entries implements Steering.
 func (t *Table) Entries(f func(Entry) bool) error {
-	epoch := clock()
-	return t.walk(func(w *wireKey, word uint64) bool {
-		t.mu.Lock()
-		used := t.read(uint32(word&slotMask), epoch)
-		t.mu.Unlock()
-		return f(Entry{Key: w.key(), Target: targetOf(word), Use: used})
-	})
-}
-
-// walk reads the table in pieces of some thousand lines.
-func (t *Table) walk(f func(*wireKey, uint64) bool) error {
 	const piece = 4096
-	keys, words := make([]wireKey, piece), make([]uint64, piece)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := t.spis.BatchLookup(&cursor, keys, words, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("read table: %w", err)
+	epoch := clock()
+	var entries []Entry
+	for first := 0; ; first += piece {
+		entries = entries[:0]
+		t.mu.Lock()
+		if t.closed {
+			t.mu.Unlock()
+			return errors.New("read table: table is closed")
 		}
-		for i := range n {
-			if !f(&keys[i], words[i]) {
+		end := len(t.core.words)
+		for place := first; place < min(first+piece, end); place++ {
+			if word := t.core.words[place]; isEntry(word) {
+				k, to := t.entry(word)
+				entries = append(entries, Entry{Key: k, Target: to, Use: t.counters.read(place, epoch)})
+			}
+		}
+		t.mu.Unlock()
+		for _, e := range entries {
+			if !f(e) {
 				return nil
 			}
 		}
-		if err != nil {
+		if first+piece >= end {
 			return nil
 		}
 	}
@@ -271,52 +439,10 @@ func (t *Table) walk(f func(*wireKey, uint64) bool) error {
 
 // Totals implements Steering.
 func (t *Table) Totals() (Totals, error) {
-	type perCPU struct{ Packets, Bytes [verdicts]uint64 }
-	var all []perCPU
-	if err := t.verdicts.Lookup(uint32(0), &all); err != nil {
-		return Totals{}, fmt.Errorf("read totals: %w", err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return Totals{}, errors.New("read totals: table is closed")
 	}
-	var sum Totals
-	for _, one := range all {
-		for v := range sum {
-			sum[v].Packets += one.Packets[v]
-			sum[v].Bytes += one.Bytes[v]
-		}
-	}
-	return sum, nil
-}
-
-// clear sets a slot's counters to zero; no packet counts there.
-func (t *Table) clear(slot uint32) {
-	for i := int(slot); i < len(t.uses); i += t.slots {
-		u := &t.uses[i]
-		atomic.StoreUint64(&u.packets, 0)
-		atomic.StoreUint64(&u.bytes, 0)
-		atomic.StoreUint64(&u.last, 0)
-	}
-}
-
-// read sums a slot's counters up while packets may be counted.
-func (t *Table) read(slot uint32, epoch time.Time) Use {
-	var sum Use
-	var last uint64
-	for i := int(slot); i < len(t.uses); i += t.slots {
-		u := &t.uses[i]
-		sum.Packets += atomic.LoadUint64(&u.packets)
-		sum.Bytes += atomic.LoadUint64(&u.bytes)
-		last = max(last, atomic.LoadUint64(&u.last))
-	}
-	if last != 0 {
-		sum.Last = epoch.Add(time.Duration(last))
-	}
-	return sum
-}
-
-// clock returns the time at which the kernel's monotonic clock was zero.
-func clock() time.Time {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return time.Time{}
-	}
-	return time.Now().Add(-time.Duration(ts.Nano())).Round(0)
+	return t.counters.totals(), nil
 }

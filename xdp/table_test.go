@@ -5,6 +5,7 @@ package xdp
 import (
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -124,6 +125,89 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A floor rises only, drops what is below and does not count it, and ends with
+// its SPI.
+func TestFloor(t *testing.T) {
+	tables(t, Options{MaxSPIs: 1}, func(t *testing.T, s Steering, steer func([]byte) Verdict) {
+		floors := s.(interface{ SetFloor(Key, uint32) error })
+		key := Key{local4, espSPI, sa.ESP}
+		expect := func(sequence uint32, want Verdict) {
+			t.Helper()
+			if v := steer(numbered(50, espSPI, sequence)); v != want {
+				t.Errorf("sequence number %d: %s, want %s", sequence, v, want)
+			}
+		}
+		if err := floors.SetFloor(key, 1); !errors.Is(err, ErrUnknown) {
+			t.Errorf("floor of what is not there: %v", err)
+		}
+		insert(t, s, key, Target{Action: Drop})
+		expect(0, Dropped)
+		for _, floor := range []uint32{0, 1, 1000, 1000, 1<<32 - 1} {
+			if err := floors.SetFloor(key, floor); err != nil {
+				t.Fatal(err)
+			}
+			expect(floor, Dropped)
+			if floor > 0 {
+				expect(floor-1, Stale)
+				expect(0, Stale)
+			}
+		}
+		if err := floors.SetFloor(key, 999); err != nil {
+			t.Errorf("lower floor: %v", err)
+		}
+		if err := s.Move(key, Target{Action: Pass}); err != nil {
+			t.Error(err)
+		}
+		expect(1<<32-1, Passed)
+		expect(1<<32-2, Stale)
+		if used, err := s.Delete(key); err != nil || used.Packets != 7 {
+			t.Errorf("deleted: %+v, %v", used, err)
+		}
+		insert(t, s, key, Target{Action: Pass})
+		expect(0, Passed)
+		if used, err := s.Use(key); err != nil || used.Packets != 1 {
+			t.Errorf("inserted again: %+v, %v", used, err)
+		}
+	})
+}
+
+// More destinations than there may be at once come and go, and each is itself.
+func TestDestinations(t *testing.T) {
+	needKernel(t)
+	p := open(t, Options{Destinations: 8, MaxSPIs: 64})
+	key := func(i int) Key {
+		if i%2 == 0 {
+			return Key{netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), espSPI, sa.ESP}
+		}
+		return Key{netip.AddrFrom16([16]byte{0x20, 1, 14: byte(i >> 8), 15: byte(i)}), espSPI, sa.ESP}
+	}
+	frame := func(i int) []byte {
+		f, at := frame4(50, espPacket(espSPI, 32)), 30
+		if i%2 != 0 {
+			f, at = frame6(50, espPacket(espSPI, 32)), 38
+		}
+		copy(f[at:], key(i).Destination.AsSlice())
+		return f
+	}
+	for i := range 8 {
+		insert(t, p, key(i), Target{Action: Drop})
+	}
+	for i := 8; i < 200; i++ {
+		if err := p.Insert(key(i), Target{Action: Drop}); !errors.Is(err, ErrFull) {
+			t.Fatalf("destination %d of eight: %v", i, err)
+		}
+		if _, err := p.Delete(key(i - 8)); err != nil {
+			t.Fatal(err)
+		}
+		insert(t, p, key(i), Target{Action: Drop})
+		for j, want := range map[int]Verdict{i - 8: UnknownPassed, i - 7: Dropped, i: Dropped, i + 1: UnknownPassed} {
+			if v, _ := judge(t, p, frame(j)); v != want {
+				t.Fatalf("destination %d while there are %d to %d: %s", j, i-7, i, v)
+			}
+		}
+	}
 }
 
 // A long life of inserts, moves and deletes leaves the kernel's table as it

@@ -10,8 +10,8 @@ import (
 	"quicksand/sa"
 )
 
-// Verdict is what became of a packet. Only IKELimited, UnknownDropped and
-// Dropped are dropped; whatever the program does not understand goes to the
+// Verdict is what became of a packet. Only IKELimited, UnknownDropped,
+// Dropped and Stale are dropped; whatever the program does not understand goes to the
 // stack as if there were no program.
 type Verdict uint8
 
@@ -31,12 +31,13 @@ const (
 	OnCPU                         // to a CPU
 	Forwarded                     // to another device
 	NoTarget                      // passed: the socket, CPU or device is not there
+	Stale                         // dropped: left of the replay window (SetFloor)
 	verdicts
 )
 
 var verdictNames = [verdicts]string{
 	"other", "malformed", "fragment", "keepalive", "ike", "ike limited", "unknown passed",
-	"unknown dropped", "passed", "dropped", "to socket", "to cpu", "to device", "no target",
+	"unknown dropped", "passed", "dropped", "to socket", "to cpu", "to device", "no target", "stale",
 }
 
 func (v Verdict) String() string {
@@ -77,7 +78,7 @@ func (a Action) String() string {
 }
 
 // Target is where the packets of an SPI go. Number is the socket among those
-// of a queue, the CPU or the next hop; 0 with other actions.
+// of a queue, the CPU or the next hop, up to 8191; 0 with other actions.
 type Target struct {
 	Action Action
 	Number uint16
@@ -101,7 +102,8 @@ func (k Key) String() string {
 	return fmt.Sprintf("%s %s to %s", k.Protocol, k.SPI, k.Destination)
 }
 
-// Use is what an SPI's packets came to, over all CPUs.
+// Use is what an SPI's packets came to, over all CPUs; those below its floor
+// are not among them, as nothing shows that they are the peer's.
 type Use struct {
 	Packets uint64
 	Bytes   uint64    // of the IP packets

@@ -16,17 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	walkMapBuckets            = "buckets"
 	walkMapCpus               = "cpus"
 	walkMapDevices            = "devices"
+	walkMapHash               = "hash"
+	walkMapHomes              = "homes"
+	walkMapLayout             = "layout"
 	walkMapNextHops           = "next_hops"
+	walkMapSignposts          = "signposts"
 	walkMapSockets            = "sockets"
 	walkMapSources            = "sources"
-	walkMapSpis               = "spis"
+	walkMapTallies            = "tallies"
 	walkMapUses               = "uses"
-	walkMapVerdicts           = "verdicts"
 	walkProgPassAll           = "pass_all"
 	walkProgQuicksandSteer    = "quicksand_steer"
 	walkProgRedirectAll       = "redirect_all"
+	walkProgWalkHash          = "walk_hash"
 	walkProgWalkLookup        = "walk_lookup"
 	walkProgWalkPass          = "walk_pass"
 	walkProgWalkSteer         = "walk_steer"
@@ -35,9 +40,15 @@ const (
 	walkVarIkeBurst           = "ike_burst"
 	walkVarIkeInterval        = "ike_interval"
 	walkVarIkePort            = "ike_port"
-	walkVarSlots              = "slots"
+	walkVarLevelBuckets       = "level_buckets"
+	walkVarLevelFirst         = "level_first"
+	walkVarPlaces             = "places"
+	walkVarSignpostMask       = "signpost_mask"
 	walkVarSocketsPerQueue    = "sockets_per_queue"
+	walkVarWalkBurst          = "walk_burst"
 	walkVarWalkMask           = "walk_mask"
+	walkVarWalkZipf           = "walk_zipf"
+	walkVarWeaklyOrdered      = "weakly_ordered"
 )
 
 // loadWalk returns the embedded CollectionSpec for walk.
@@ -85,6 +96,7 @@ type walkProgramSpecs struct {
 	PassAll        *ebpf.ProgramSpec `ebpf:"pass_all"`
 	QuicksandSteer *ebpf.ProgramSpec `ebpf:"quicksand_steer"`
 	RedirectAll    *ebpf.ProgramSpec `ebpf:"redirect_all"`
+	WalkHash       *ebpf.ProgramSpec `ebpf:"walk_hash"`
 	WalkLookup     *ebpf.ProgramSpec `ebpf:"walk_lookup"`
 	WalkPass       *ebpf.ProgramSpec `ebpf:"walk_pass"`
 	WalkSteer      *ebpf.ProgramSpec `ebpf:"walk_steer"`
@@ -94,14 +106,18 @@ type walkProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type walkMapSpecs struct {
-	Cpus     *ebpf.MapSpec `ebpf:"cpus"`
-	Devices  *ebpf.MapSpec `ebpf:"devices"`
-	NextHops *ebpf.MapSpec `ebpf:"next_hops"`
-	Sockets  *ebpf.MapSpec `ebpf:"sockets"`
-	Sources  *ebpf.MapSpec `ebpf:"sources"`
-	Spis     *ebpf.MapSpec `ebpf:"spis"`
-	Uses     *ebpf.MapSpec `ebpf:"uses"`
-	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
+	Buckets   *ebpf.MapSpec `ebpf:"buckets"`
+	Cpus      *ebpf.MapSpec `ebpf:"cpus"`
+	Devices   *ebpf.MapSpec `ebpf:"devices"`
+	Hash      *ebpf.MapSpec `ebpf:"hash"`
+	Homes     *ebpf.MapSpec `ebpf:"homes"`
+	Layout    *ebpf.MapSpec `ebpf:"layout"`
+	NextHops  *ebpf.MapSpec `ebpf:"next_hops"`
+	Signposts *ebpf.MapSpec `ebpf:"signposts"`
+	Sockets   *ebpf.MapSpec `ebpf:"sockets"`
+	Sources   *ebpf.MapSpec `ebpf:"sources"`
+	Tallies   *ebpf.MapSpec `ebpf:"tallies"`
+	Uses      *ebpf.MapSpec `ebpf:"uses"`
 }
 
 // walkVariableSpecs contains global variables before they are loaded into the kernel.
@@ -113,9 +129,15 @@ type walkVariableSpecs struct {
 	IkeBurst           *ebpf.VariableSpec `ebpf:"ike_burst"`
 	IkeInterval        *ebpf.VariableSpec `ebpf:"ike_interval"`
 	IkePort            *ebpf.VariableSpec `ebpf:"ike_port"`
-	Slots              *ebpf.VariableSpec `ebpf:"slots"`
+	LevelBuckets       *ebpf.VariableSpec `ebpf:"level_buckets"`
+	LevelFirst         *ebpf.VariableSpec `ebpf:"level_first"`
+	Places             *ebpf.VariableSpec `ebpf:"places"`
+	SignpostMask       *ebpf.VariableSpec `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.VariableSpec `ebpf:"sockets_per_queue"`
+	WalkBurst          *ebpf.VariableSpec `ebpf:"walk_burst"`
 	WalkMask           *ebpf.VariableSpec `ebpf:"walk_mask"`
+	WalkZipf           *ebpf.VariableSpec `ebpf:"walk_zipf"`
+	WeaklyOrdered      *ebpf.VariableSpec `ebpf:"weakly_ordered"`
 }
 
 // walkObjects contains all objects after they have been loaded into the kernel.
@@ -138,26 +160,34 @@ func (o *walkObjects) Close() error {
 //
 // It can be passed to loadWalkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type walkMaps struct {
-	Cpus     *ebpf.Map `ebpf:"cpus"`
-	Devices  *ebpf.Map `ebpf:"devices"`
-	NextHops *ebpf.Map `ebpf:"next_hops"`
-	Sockets  *ebpf.Map `ebpf:"sockets"`
-	Sources  *ebpf.Map `ebpf:"sources"`
-	Spis     *ebpf.Map `ebpf:"spis"`
-	Uses     *ebpf.Map `ebpf:"uses"`
-	Verdicts *ebpf.Map `ebpf:"verdicts"`
+	Buckets   *ebpf.Map `ebpf:"buckets"`
+	Cpus      *ebpf.Map `ebpf:"cpus"`
+	Devices   *ebpf.Map `ebpf:"devices"`
+	Hash      *ebpf.Map `ebpf:"hash"`
+	Homes     *ebpf.Map `ebpf:"homes"`
+	Layout    *ebpf.Map `ebpf:"layout"`
+	NextHops  *ebpf.Map `ebpf:"next_hops"`
+	Signposts *ebpf.Map `ebpf:"signposts"`
+	Sockets   *ebpf.Map `ebpf:"sockets"`
+	Sources   *ebpf.Map `ebpf:"sources"`
+	Tallies   *ebpf.Map `ebpf:"tallies"`
+	Uses      *ebpf.Map `ebpf:"uses"`
 }
 
 func (m *walkMaps) Close() error {
 	return _WalkClose(
+		m.Buckets,
 		m.Cpus,
 		m.Devices,
+		m.Hash,
+		m.Homes,
+		m.Layout,
 		m.NextHops,
+		m.Signposts,
 		m.Sockets,
 		m.Sources,
-		m.Spis,
+		m.Tallies,
 		m.Uses,
-		m.Verdicts,
 	)
 }
 
@@ -170,9 +200,15 @@ type walkVariables struct {
 	IkeBurst           *ebpf.Variable `ebpf:"ike_burst"`
 	IkeInterval        *ebpf.Variable `ebpf:"ike_interval"`
 	IkePort            *ebpf.Variable `ebpf:"ike_port"`
-	Slots              *ebpf.Variable `ebpf:"slots"`
+	LevelBuckets       *ebpf.Variable `ebpf:"level_buckets"`
+	LevelFirst         *ebpf.Variable `ebpf:"level_first"`
+	Places             *ebpf.Variable `ebpf:"places"`
+	SignpostMask       *ebpf.Variable `ebpf:"signpost_mask"`
 	SocketsPerQueue    *ebpf.Variable `ebpf:"sockets_per_queue"`
+	WalkBurst          *ebpf.Variable `ebpf:"walk_burst"`
 	WalkMask           *ebpf.Variable `ebpf:"walk_mask"`
+	WalkZipf           *ebpf.Variable `ebpf:"walk_zipf"`
+	WeaklyOrdered      *ebpf.Variable `ebpf:"weakly_ordered"`
 }
 
 // walkPrograms contains all programs after they have been loaded into the kernel.
@@ -182,6 +218,7 @@ type walkPrograms struct {
 	PassAll        *ebpf.Program `ebpf:"pass_all"`
 	QuicksandSteer *ebpf.Program `ebpf:"quicksand_steer"`
 	RedirectAll    *ebpf.Program `ebpf:"redirect_all"`
+	WalkHash       *ebpf.Program `ebpf:"walk_hash"`
 	WalkLookup     *ebpf.Program `ebpf:"walk_lookup"`
 	WalkPass       *ebpf.Program `ebpf:"walk_pass"`
 	WalkSteer      *ebpf.Program `ebpf:"walk_steer"`
@@ -192,6 +229,7 @@ func (p *walkPrograms) Close() error {
 		p.PassAll,
 		p.QuicksandSteer,
 		p.RedirectAll,
+		p.WalkHash,
 		p.WalkLookup,
 		p.WalkPass,
 		p.WalkSteer,

@@ -45,6 +45,19 @@ type Cipher interface {
 	// not, or Data has no possible length, OK is false and nothing of the
 	// payload was released. The ICV's bytes are of no use afterwards.
 	Open(pkts []Packet)
+	// Wipe overwrites the expanded keys, what was computed of them and the
+	// memory that packets went through. Seal and Open then refuse every packet.
+	// What Go's standard library holds of an AES or DES key (all of 3DES and
+	// AES-CTR, and every cipher at the generic level) cannot be overwritten and
+	// is let go.
+	Wipe()
+}
+
+// refuse answers for a cipher that is wiped.
+func refuse(pkts []Packet) {
+	for i := range pkts {
+		pkts[i].OK = false
+	}
 }
 
 // Errors of New.

@@ -257,6 +257,47 @@ func TestIV(t *testing.T) {
 	}
 }
 
+// TestWipe has a cipher refuse everything once it is wiped, as often as that
+// happens, and leave packets as they are.
+func TestWipe(t *testing.T) {
+	r := random()
+	for _, s := range suites() {
+		k := keys(r, s)
+		each(t, s, k, func(t *testing.T, c Cipher) {
+			g := newGuarded(r, c, 48, 0, 1)
+			if !sealOne(c, g.Data, 1) {
+				t.Fatal("not sealed")
+			}
+			for range 2 {
+				c.Wipe()
+				d := bytes.Clone(g.Data)
+				if openOne(c, d, 1) || sealOne(c, d, 2) || !bytes.Equal(d, g.Data) {
+					t.Error("a wiped cipher took or changed a packet")
+				}
+			}
+		})
+	}
+	for i := range hashes {
+		m, err := newMAC(i, fill(r, i.KeyLen()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner, outer := m.inner, m.outer
+		m.Write([]byte("message"))
+		icv := bytes.Clone(m.Sum())
+		for range 2 {
+			m.Wipe()
+			m.Reset()
+			m.Write([]byte("message"))
+			if m.Verify(icv) || m.Verify(bytes.Clone(m.Sum())) || !allZero(inner) || !allZero(outer) {
+				t.Errorf("%s: a wiped HMAC verifies, or keeps its key's states", i)
+			}
+		}
+	}
+}
+
+func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
 func TestNewRefuses(t *testing.T) {
 	good := sa.Suite{Protocol: sa.ESP, Encryption: sa.AESCBC, KeyBits: 128, Integrity: sa.HMACSHA256}
 	r := random()

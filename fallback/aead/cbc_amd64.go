@@ -59,6 +59,7 @@ type cbcBatch struct {
 	wide  bool
 	lanes cbcLanes
 	queue [sortSize]job
+	wiped bool
 }
 
 // A job is a packet with a possible length.
@@ -88,7 +89,17 @@ func (c *cbcBatch) IVLen() int    { return aesBlock }
 func (c *cbcBatch) ICVLen() int   { return c.icv }
 func (c *cbcBatch) BlockLen() int { return aesBlock }
 
+func (c *cbcBatch) Wipe() {
+	*c.key, *c.iv.key, c.iv.blocks = aesKey{}, aesKey{}, [groupSize]ivBlock{}
+	c.mac.wipe()
+	c.wiped = true
+}
+
 func (c *cbcBatch) Seal(pkts []Packet) {
+	if c.wiped {
+		refuse(pkts)
+		return
+	}
 	for len(pkts) > 0 {
 		n := min(len(pkts), sortSize)
 		for jobs := c.sort(pkts[:n]); len(jobs) > 0; {
@@ -101,6 +112,10 @@ func (c *cbcBatch) Seal(pkts []Packet) {
 }
 
 func (c *cbcBatch) Open(pkts []Packet) {
+	if c.wiped {
+		refuse(pkts)
+		return
+	}
 	for len(pkts) > 0 {
 		n := min(len(pkts), sortSize)
 		for jobs := c.sort(pkts[:n]); len(jobs) > 0; {

@@ -102,6 +102,8 @@ func (p *plain) sum(data []byte) []byte {
 	return h.Sum(nil)[:p.suite.ICVLen()]
 }
 
+func (p *plain) Wipe() {}
+
 func (p *plain) Seal(pkts []Packet) {
 	block, _ := aes.NewCipher(p.key.EncryptionKey)
 	for i := range pkts {

@@ -133,9 +133,13 @@ type ivBatch struct {
 	key     *aesKey
 	wide    bool
 	counter uint64
-	blocks  [groupSize]struct{ zero, block [aesBlock]byte }
+	blocks  [groupSize]ivBlock
 	lanes   cbcLanes
 }
+
+// ivBlock is a block before which stands CBC's IV of zeros: it is encrypted as it
+// is.
+type ivBlock struct{ zero, block [aesBlock]byte }
 
 func newIVBatch(wide bool) (*ivBatch, error) {
 	key := make([]byte, 16)
@@ -145,6 +149,15 @@ func newIVBatch(wide bool) (*ivBatch, error) {
 	v := &ivBatch{key: newAESKey(key), wide: wide}
 	clear(key)
 	return v, nil
+}
+
+// encryptZero encrypts a block of zeros.
+func (k *aesKey) encryptZero() [aesBlock]byte {
+	var b ivBlock
+	var l cbcLanes
+	l.ptr[0], l.blocks[0] = unsafe.Pointer(&b.block), 1
+	l.encrypt(k, 1, false)
+	return b.block
 }
 
 // next writes the packets' IVs.

@@ -18,6 +18,7 @@ type etm struct {
 	ivLen  int
 	block  int
 	esn    bool
+	wiped  bool
 }
 
 // A transform encrypts and decrypts the payload d[from:to] in place; its IV
@@ -25,6 +26,7 @@ type etm struct {
 type transform interface {
 	encrypt(d []byte, from, to int)
 	decrypt(d []byte, from, to int)
+	wipe()
 }
 
 func newETM(s sa.Suite, b cipher.Block, salt []byte, integrityKey sa.Key) (*etm, error) {
@@ -67,7 +69,19 @@ func (e *etm) authenticate(p *Packet, to int) {
 	}
 }
 
+func (e *etm) Wipe() {
+	e.mac.Wipe()
+	if e.cipher != nil {
+		e.cipher.wipe()
+	}
+	e.cipher, e.iv, e.wiped = nil, nil, true
+}
+
 func (e *etm) Seal(pkts []Packet) {
+	if e.wiped {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		from, to, ok := e.bounds(p)
@@ -86,6 +100,10 @@ func (e *etm) Seal(pkts []Packet) {
 }
 
 func (e *etm) Open(pkts []Packet) {
+	if e.wiped {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		from, to, ok := e.bounds(p)
@@ -131,6 +149,8 @@ func (c *cbc) decrypt(d []byte, from, to int) {
 	c.dec.CryptBlocks(d[from:to], d[from:to])
 }
 
+func (c *cbc) wipe() { *c = cbc{} }
+
 // ctr is AES in counter mode (RFC 3686). Its counter block is nonce, IV and a
 // 32-bit counter from 1. GCM's is the same and counts the payload from 2, so
 // that all but the first block can go through the standard library's GCM,
@@ -165,3 +185,8 @@ func (c *ctr) encrypt(d []byte, from, to int) {
 }
 
 func (c *ctr) decrypt(d []byte, from, to int) { c.encrypt(d, from, to) }
+
+func (c *ctr) wipe() {
+	clear(c.side)
+	*c = ctr{}
+}

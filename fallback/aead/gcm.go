@@ -61,7 +61,13 @@ func (g *gcm) IVLen() int    { return gcmIVLen }
 func (g *gcm) ICVLen() int   { return gcmTag }
 func (g *gcm) BlockLen() int { return 1 }
 
+func (g *gcm) Wipe() { *g = gcm{} }
+
 func (g *gcm) Seal(pkts []Packet) {
+	if g.aead == nil {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		if p.OK = len(p.Data) >= HeaderLen+gcmIVLen+gcmTag; !p.OK {
@@ -74,6 +80,10 @@ func (g *gcm) Seal(pkts []Packet) {
 }
 
 func (g *gcm) Open(pkts []Packet) {
+	if g.aead == nil {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		if p.OK = len(p.Data) >= HeaderLen+gcmIVLen+gcmTag; !p.OK {
@@ -121,7 +131,16 @@ func (g *shortGCM) IVLen() int    { return gcmIVLen }
 func (g *shortGCM) ICVLen() int   { return g.tag }
 func (g *shortGCM) BlockLen() int { return 1 }
 
+func (g *shortGCM) Wipe() {
+	clear(g.side)
+	*g = shortGCM{tag: g.tag}
+}
+
 func (g *shortGCM) Seal(pkts []Packet) {
+	if g.aead == nil {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		if p.OK = len(p.Data) >= HeaderLen+gcmIVLen+g.tag; !p.OK {
@@ -136,6 +155,10 @@ func (g *shortGCM) Seal(pkts []Packet) {
 }
 
 func (g *shortGCM) Open(pkts []Packet) {
+	if g.aead == nil {
+		refuse(pkts)
+		return
+	}
 	for i := range pkts {
 		p := &pkts[i]
 		if p.OK = len(p.Data) >= HeaderLen+gcmIVLen+g.tag; !p.OK {

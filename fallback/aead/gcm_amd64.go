@@ -5,9 +5,7 @@
 package aead
 
 import (
-	"crypto/aes"
 	"encoding/binary"
-	"fmt"
 	"unsafe"
 
 	"quicksand/accel"
@@ -107,19 +105,14 @@ func newGCMKernels(kernels gcmKernels) func(s sa.Suite, k *sa.SA) (Cipher, error
 	return func(s sa.Suite, k *sa.SA) (Cipher, error) {
 		g := &gcmVector{gcmKernels: kernels}
 		n := int(s.KeyBits) / 8
-		if err := g.key.init(k.EncryptionKey[:n], k.EncryptionKey[n:], s.Encryption.TagLen(), s.ESN); err != nil {
-			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
-		}
+		g.key.init(k.EncryptionKey[:n], k.EncryptionKey[n:], s.Encryption.TagLen(), s.ESN)
 		return g, nil
 	}
 }
 
-func (k *gcmKey) init(key, salt []byte, icv int, esn bool) error {
-	b, err := aes.NewCipher(key)
-	if err != nil {
-		return err
-	}
+func (k *gcmKey) init(key, salt []byte, icv int, esn bool) {
 	expanded := newAESKey(key)
+	defer func() { *expanded = aesKey{} }()
 	k.rounds, k.icv, k.counters = uint64(expanded.rounds), uint64(icv), gcmCounters
 	k.roundKeys = expanded.enc
 	k.base = expanded.enc[0]
@@ -143,10 +136,9 @@ func (k *gcmKey) init(key, salt []byte, icv int, esn bool) error {
 		k.tagShuffle[16-icv+i] = byte(i)
 		k.tagMask[16-icv+i] = 0xff
 	}
-	var h [16]byte
-	b.Encrypt(h[:], h[:])
+	h := expanded.encryptZero()
 	k.setPowers(&h)
-	return nil
+	clear(h[:])
 }
 
 // setPowers makes the powers of the hash key. Each is multiplied by x, so that
@@ -169,11 +161,27 @@ func (g *gcmVector) IVLen() int    { return gcmIVLen }
 func (g *gcmVector) ICVLen() int   { return int(g.key.icv) }
 func (g *gcmVector) BlockLen() int { return 1 }
 
+// wiped is also what a key looks like that was never set.
+func (g *gcmVector) wiped() bool { return g.key.rounds == 0 }
+
+func (g *gcmVector) Wipe() {
+	clear(g.side)
+	g.key, g.side = gcmKey{}, nil
+}
+
 func (g *gcmVector) Seal(pkts []Packet) {
+	if g.wiped() {
+		refuse(pkts)
+		return
+	}
 	g.seal(&g.key, unsafe.SliceData(pkts), len(pkts))
 }
 
 func (g *gcmVector) Open(pkts []Packet) {
+	if g.wiped() {
+		refuse(pkts)
+		return
+	}
 	first := 0
 	for i := range pkts {
 		n := len(pkts[i].Data)

@@ -6,7 +6,6 @@ package aead
 
 import (
 	"crypto/subtle"
-	"encoding"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -89,12 +88,15 @@ func (m *hmacBatch) init(i sa.Integrity, key []byte, esn bool, use kernels) erro
 		m.cost = m.kernel.ni
 		m.kernel.word = 4
 	} else {
-		m.mac = newMAC(i, key)
+		var err error
+		if m.mac, err = newMAC(i, key); err != nil {
+			return fmt.Errorf("make HMAC: %w", err)
+		}
 	}
 	if m.kernel.word == 0 {
 		return nil
 	}
-	for state, pad := range map[*hmacState]byte{&m.inner: 0x36, &m.outer: 0x5c} {
+	for state, pad := range map[*hmacState]byte{&m.inner: innerPad, &m.outer: outerPad} {
 		if err := state.start(hashes[i](), key, pad, m.kernel.word); err != nil {
 			return fmt.Errorf("make HMAC: %w", err)
 		}
@@ -102,17 +104,10 @@ func (m *hmacBatch) init(i sa.Integrity, key []byte, esn bool, use kernels) erro
 	return nil
 }
 
-// start is the state of the hash behind the padded key (RFC 2104), which is a
-// block: the standard library gives it away behind a mark of four bytes.
+// start is the state of the hash behind the padded key: the standard library gives
+// it away behind a mark of four bytes.
 func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
-	block := make([]byte, h.BlockSize())
-	copy(block, key)
-	for i := range block {
-		block[i] ^= pad
-	}
-	h.Write(block)
-	clear(block)
-	b, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+	b, err := padState(h, key, pad)
 	if err != nil {
 		return err
 	}
@@ -130,6 +125,15 @@ func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
 	}
 	clear(b)
 	return nil
+}
+
+// wipe overwrites what was computed of the key.
+func (m *hmacBatch) wipe() {
+	m.inner, m.outer, m.states = hmacState{}, hmacState{}, [2]hmacState{}
+	m.lanes, m.tails, m.icvs = hmacLanes{}, [groupSize][256]byte{}, [2 * groupSize][32]byte{}
+	if m.mac != nil {
+		m.mac.Wipe()
+	}
 }
 
 // sum makes the HMACs of the packets, the longest first.

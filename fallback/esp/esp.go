@@ -32,7 +32,7 @@ var (
 	ErrECN       = errors.New("congestion was marked on a packet that cannot say so")
 	ErrDummy     = errors.New("dummy packet") // no fault: traffic flow confidentiality
 	ErrExhausted = errors.New("sequence numbers are used up")
-	ErrExpired   = errors.New("hard lifetime is reached")
+	ErrExpired   = errors.New("hard lifetime is reached, or the SA wiped")
 	ErrFragment  = errors.New("transport mode does not protect fragments")
 	ErrHeader    = errors.New("extension header or option is not supported here")
 )

@@ -74,6 +74,10 @@ func (i *Inbound) setNAT(p *sa.Pair) {
 // Err: ErrMalformed, ErrRoom, ErrReplay, ErrICV, ErrPadding, ErrSelector,
 // ErrECN, ErrDummy, ErrExpired, ErrFragment, ErrHeader.
 func (i *Inbound) Open(pkts []Packet) {
+	if i.wiped {
+		i.refuse(pkts)
+		return
+	}
 	i.tally.begin(&i.Usage)
 	if i.mac != nil {
 		i.openAH(pkts)

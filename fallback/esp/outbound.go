@@ -42,6 +42,10 @@ func NewOutbound(p *sa.Pair) (*Outbound, error) {
 // Err: ErrMalformed, ErrRoom, ErrExhausted, ErrExpired, ErrFragment,
 // ErrHeader.
 func (o *Outbound) Seal(pkts []Packet) {
+	if o.wiped {
+		o.refuse(pkts)
+		return
+	}
 	o.tally.begin(&o.Usage)
 	if o.mac != nil {
 		o.sealAH(pkts)

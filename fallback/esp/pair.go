@@ -37,6 +37,7 @@ type association struct {
 
 	encap         bool
 	local, remote netip.AddrPort
+	wiped         bool
 }
 
 func (a *association) init(p *sa.Pair, k *sa.SA) error {
@@ -75,6 +76,26 @@ func (a *association) Update(p *sa.Pair) error {
 	}
 	a.local, a.remote, a.encap = local, remote, p.Encap
 	return nil
+}
+
+// Wipe overwrites the SA's keys and what was computed of them (aead.Cipher says
+// what cannot be). It may not run beside Seal or Open, which afterwards refuse
+// every packet with ErrExpired; Usage and InnerMTU stay good.
+func (a *association) Wipe() {
+	if a.cipher != nil {
+		a.cipher.Wipe()
+	}
+	if a.mac != nil {
+		a.mac.Wipe()
+	}
+	a.wiped = true
+}
+
+// refuse answers for an SA that is wiped.
+func (a *association) refuse(pkts []Packet) {
+	for i := range pkts {
+		a.fail(&pkts[i], ErrExpired)
+	}
 }
 
 // room makes the memory of a batch.

@@ -443,3 +443,24 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestWipe has a wiped SA refuse what it sealed and opened before.
+func TestWipe(t *testing.T) {
+	for _, s := range append(espSuites(), ahSuites()...) {
+		p := newPair(s, sa.Tunnel, false, false)
+		o, i := mustOutbound(t, p), mustInbound(t, p)
+		first, second := seal(o, udp("10.0.0.1", "10.1.0.1", 4)), seal(o, udp("10.0.0.1", "10.1.0.1", 4))
+		if q := open(i, bytes.Clone(first.Bytes()), first); first.Err != nil || second.Err != nil || q.Err != nil {
+			t.Fatalf("%s: %v, %v, %v", s, first.Err, second.Err, q.Err)
+		}
+		o.Wipe()
+		i.Wipe()
+		q := seal(o, udp("10.0.0.1", "10.1.0.1", 4))
+		if r := open(i, second.Bytes(), second); q.Err != ErrExpired || r.Err != ErrExpired {
+			t.Errorf("%s: a wiped SA answers %v and %v, want ErrExpired", s, q.Err, r.Err)
+		}
+		if c := i.Counters(); c.Packets != 1 || len(i.Drops()) != 1 {
+			t.Errorf("%s: counted %+v and %v", s, c, i.Drops())
+		}
+	}
+}

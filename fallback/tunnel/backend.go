@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,15 +35,29 @@ func (p *Plane) Supports(q *sa.Pair) error {
 	case q.Mode == sa.Transport && family(q.LocalTS.From) != family(q.Local.Addr()):
 		return errors.New("transport mode has its traffic and its endpoints in one family")
 	}
-	// Keys are not known yet; whether there is code for the suite does not
-	// depend on them.
-	trial := *q
-	trial.In = sa.SA{SPI: 256, EncryptionKey: trialKey(q.Suite.EncryptionKeyLen()), IntegrityKey: trialKey(q.Suite.Integrity.KeyLen())}
-	trial.Out = trial.In
-	if _, err := esp.NewOutbound(&trial); err != nil {
+	if err := p.suites.try(q); err != nil {
 		return err
 	}
 	return p.wire.Carries(pathOf(q))
+}
+
+// suites remembers for which suites there is code; those that are asked about
+// come from the configuration, which bounds them. The zero value is ready.
+type suites struct{ known sync.Map } // sa.Suite to error or nil
+
+// try makes an SA of q's suite. Its keys are not known yet, and the answer does
+// not depend on them, nor, once the endpoints are valid, on anything but the suite.
+func (s *suites) try(q *sa.Pair) error {
+	if v, ok := s.known.Load(q.Suite); ok {
+		err, _ := v.(error)
+		return err
+	}
+	trial := *q
+	trial.In = sa.SA{SPI: 256, EncryptionKey: trialKey(q.Suite.EncryptionKeyLen()), IntegrityKey: trialKey(q.Suite.Integrity.KeyLen())}
+	trial.Out = trial.In
+	_, err := esp.NewOutbound(&trial)
+	s.known.Store(q.Suite, err)
+	return err
 }
 
 // trialKey returns a key no two bytes of which are alike, for ciphers that
@@ -145,7 +160,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 
 // measure finds the MTU of the pair's path.
 func (p *Plane) measure(pr *pair) {
-	mtu, err := p.wire.PathMTU(pr.path.Local.Addr(), pr.path.Remote.Addr())
+	mtu, err := p.mtus.recent(pr.path.Local.Addr(), pr.path.Remote.Addr())
 	if err != nil {
 		mtu = defaultPath // there is no route yet
 	}
@@ -180,6 +195,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	}
 	c := pr.child
 	p.count++
+	p.policies.version++
 	c.active, c.activated = pr, p.count
 	// The newest is the last one.
 	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
@@ -192,9 +208,7 @@ func (p *Plane) Activate(q *sa.Pair) error {
 			p.release(o)
 		}
 	}
-	p.seal(&p.flush)
-	p.mu.Unlock()
-	p.send(&p.flush)
+	p.dispatch(&p.flush, p.mu.Unlock)
 	return nil
 }
 
@@ -208,7 +222,7 @@ func (p *Plane) release(c *child) {
 			p.stats.count(outHeldStale)
 			continue
 		}
-		p.classify(&p.flush, h.buf, h.len)
+		p.classify(&p.flush, &packet{buf: h.buf, len: h.len})
 	}
 }
 
@@ -255,6 +269,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	p.wire.Dismiss(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	pr.gone = true
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child

@@ -150,22 +150,12 @@ func (c *conn) setInt(level, name, value int) error {
 	return err
 }
 
-// sendTo sends one datagram, in parts, by itself.
+// sendTo sends one datagram, in parts, by itself. The parts are two at most.
 func (c *conn) sendTo(parts [][]byte, local netip.Addr, remote netip.AddrPort) error {
-	var space [controlLen]byte
-	ctrl := appendSource(space[:0], local)
-	to := sockaddr(remote)
-	var err error
 	c.tx.mu.Lock()
 	defer c.tx.mu.Unlock()
 	c.tx.setDF(false)
-	if c.raw.Write(func(fd uintptr) bool {
-		_, err = unix.SendmsgBuffers(int(fd), parts, ctrl, to, unix.MSG_DONTWAIT)
-		return err != unix.EAGAIN
-	}) != nil {
-		return os.ErrClosed
-	}
-	return err
+	return c.tx.sendOne(parts, local, remote)
 }
 
 func (c *conn) close() error { return c.file.Close() }

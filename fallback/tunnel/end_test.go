@@ -10,13 +10,20 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
+
+// memoryDevice is a device in memory whose second queue the tests seldom use.
+type memoryDevice struct{ *tun.Memory }
+
+// Inject sends a packet into the first queue.
+func (m *memoryDevice) Inject(packet []byte) { m.Memory.Inject(0, packet) }
 
 // end is a plane on fakes, and what it reported.
 type end struct {
 	*Plane
-	dev  *MemoryTUN
+	dev  *memoryDevice
 	wire *MemoryWire
 	t    *testing.T
 }
@@ -27,7 +34,7 @@ func newEnds(t *testing.T) (a, b *end) {
 	t.Helper()
 	wa, wb := NewMemoryWires()
 	make := func(w *MemoryWire) *end {
-		dev := NewMemoryTUN(1000)
+		dev := &memoryDevice{tun.NewMemory(1000, 2)}
 		p, err := New(Options{TUN: dev, Wire: w, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)

@@ -5,80 +5,11 @@ package tunnel
 import (
 	"maps"
 	"net/netip"
-	"os"
 	"sync"
-
-	"golang.zx2c4.com/wireguard/tun"
 
 	"quicksand/fallback/esp"
 	"quicksand/sa"
 )
-
-// MemoryTUN is a tun.Device in memory, for tests of whatever stands on a
-// Plane.
-type MemoryTUN struct {
-	// Out gets each packet that the plane writes to the device, while there is
-	// room in it.
-	Out chan []byte
-
-	in     chan []byte
-	events chan tun.Event
-	once   sync.Once
-	closed chan struct{}
-}
-
-// NewMemoryTUN makes a device whose Out has room for some packets.
-func NewMemoryTUN(room int) *MemoryTUN {
-	return &MemoryTUN{Out: make(chan []byte, room), in: make(chan []byte),
-		events: make(chan tun.Event), closed: make(chan struct{})}
-}
-
-// Inject sends a packet into the device, as the machine's own stack would, and
-// returns once the plane has taken it.
-func (m *MemoryTUN) Inject(packet []byte) {
-	select {
-	case m.in <- packet:
-	case <-m.closed:
-	}
-}
-
-// Read implements tun.Device.
-func (m *MemoryTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	select {
-	case p := <-m.in:
-		sizes[0] = copy(bufs[0][offset:], p)
-		return 1, nil
-	case <-m.closed:
-		return 0, os.ErrClosed
-	}
-}
-
-// Write implements tun.Device.
-func (m *MemoryTUN) Write(bufs [][]byte, offset int) (int, error) {
-	n := 0
-	for _, b := range bufs {
-		select {
-		case m.Out <- append([]byte(nil), b[offset:]...):
-			n++
-		default:
-			return n, os.ErrDeadlineExceeded
-		}
-	}
-	return n, nil
-}
-
-// File, MTU, Name, Events and BatchSize implement tun.Device.
-func (m *MemoryTUN) File() *os.File           { return nil }
-func (m *MemoryTUN) MTU() (int, error)        { return DefaultMTU, nil }
-func (m *MemoryTUN) Name() (string, error)    { return "memory", nil }
-func (m *MemoryTUN) Events() <-chan tun.Event { return m.events }
-func (m *MemoryTUN) BatchSize() int           { return 1 }
-
-// Close implements tun.Device.
-func (m *MemoryTUN) Close() error {
-	m.once.Do(func() { close(m.closed); close(m.events) })
-	return nil
-}
 
 // MemoryWire is a Wire in memory. What is sent on one end comes in at the
 // other before Send returns.

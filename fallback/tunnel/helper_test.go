@@ -131,7 +131,7 @@ func helper() {
 		if err == nil {
 			switch c.Op {
 			case "new":
-				socket, err = Listen(c.Port, DefaultMark, true, func([]byte, netip.AddrPort, netip.AddrPort) {})
+				socket, err = Listen(c.Port, DefaultMark, true, func([]byte, netip.AddrPort, netip.AddrPort, bool) {})
 				if err == nil {
 					plane, err = New(Options{NATT: socket})
 				}

@@ -9,29 +9,37 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
+
+// inward is what one of the wire's goroutines writes to the device with.
+type inward struct {
+	queue  tun.Queue
+	gather tun.Coalescer
+}
 
 // Input takes a batch of packets from the network to the TUN device. It may be
 // called from several goroutines.
 func (p *Plane) Input(b *Batch) {
-	b.out = b.out[:0]
+	if b.inward == nil {
+		queues := p.tun.Queues()
+		b.inward = &inward{queue: queues[int(p.inputs.Add(1)-1)%len(queues)]}
+		b.inward.gather.UDP = p.tun.UDP()
+	}
 	p.mu.RLock()
 	for lo := 0; lo < len(b.Packets); {
-		spi, from := spiOf(b, lo), b.From[lo]
+		spi, from := spiOf(b, lo), &b.From[lo]
 		hi := lo + 1
-		for hi < len(b.Packets) && spiOf(b, hi) == spi && b.From[hi] == from {
+		for hi < len(b.Packets) && spiOf(b, hi) == spi && b.From[hi] == *from {
 			hi++
 		}
 		p.open(b, lo, hi, spi)
 		lo = hi
 	}
 	p.mu.RUnlock()
-	if len(b.out) == 0 {
-		return
-	}
-	if _, err := p.tun.Write(b.out, tunHeadroom); err != nil {
-		p.stats.count(inTUN)
+	if n := b.inward.gather.Flush(b.inward.queue); n > 0 {
+		p.stats[inTUN].Add(uint64(n))
 	}
 }
 
@@ -80,7 +88,7 @@ func (p *Plane) open(b *Batch, lo, hi int, spi sa.SPI) {
 			p.stats.count(openReason(q.Err))
 			continue
 		}
-		b.out = append(b.out, q.Buf[q.Off-tunHeadroom:q.Off+q.Len])
+		b.inward.gather.Add(q.Bytes())
 	}
 	if authentic {
 		p.heard(pr, b.From[lo])

@@ -73,7 +73,9 @@ func TestPing(t *testing.T) {
 				}
 				s.expect(sa.FirstUse)
 			}
-			wire := tcpdump(t, b, func() { a.ping(to, "") })
+			// One after the other: what is sent at once goes as one buffer, and
+			// tcpdump shows it so.
+			wire := tcpdump(t, b, func() { a.run("ping -c 3 -i 0.02 -W 5 %s", to) })
 			want := ": ESP(spi="
 			if p.Encap {
 				want = ": UDP-encap: ESP(spi="

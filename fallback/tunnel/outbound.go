@@ -4,103 +4,71 @@ package tunnel
 
 import (
 	"errors"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
-const (
-	// tunHeadroom is what the TUN device wants before a packet it is given.
-	tunHeadroom = 10
-	// maxNotices is how many ICMP messages a batch brings about at most: its
-	// packets are of one flow as a rule.
-	maxNotices = 4
-	// tunErrors is how many reads may fail in a row before the device is given
-	// up.
-	tunErrors = 100
-)
+// maxNotices is how many ICMP messages a batch brings about at most: its
+// packets are of one flow as a rule.
+const maxNotices = 4
+
+// packet is an inner packet at esp.Headroom in its buffer.
+type packet struct {
+	buf []byte
+	len int
+	// follows says that it is of the flow of the packet before it, and no
+	// fragment.
+	follows bool
+}
 
 // outbound is a batch on its way out.
 type outbound struct {
+	queue   tun.Queue // for what goes back to the sender; nil: nothing does
 	header  esp.Header
-	last    esp.Header // of the packet before
-	child   *child     // its child
+	child   *child // of the packet before
+	flows   flowCache
 	packets []esp.Packet
 	runs    []run
-	notices [][]byte // ICMP messages, at tunHeadroom
+	notices tun.Coalescer // ICMP messages
+	noticed int
 	parts   reassembler
 }
 
-// run is packets[lo:hi], all of one pair.
+// run is packets[lo:hi], all of one child.
 type run struct {
+	child  *child
 	pair   *pair
-	path   Path
 	lo, hi int
 }
 
-// readTUN is the run of the device's goroutine.
-func (p *Plane) readTUN() {
-	bufs := make([][]byte, p.tun.BatchSize())
-	for i := range bufs {
-		bufs[i] = make([]byte, esp.Headroom+maxPacket+esp.Tailroom)
-	}
-	sizes := make([]int, len(bufs))
-	var o outbound
-	for failed := 0; ; {
-		n, err := p.tun.Read(bufs, sizes, esp.Headroom)
-		if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
-			if failed++; !errors.Is(err, os.ErrClosed) && failed < tunErrors {
-				continue
-			}
-			p.lost(err)
-			return
-		}
-		failed = 0
-		p.forward(&o, bufs[:n], sizes)
-	}
-}
-
-// lost reports every pair as gone with the device.
-func (p *Plane) lost(err error) {
-	if p.closing.Load() {
-		return
-	}
-	p.log.Error("TUN device is lost", "device", p.device, "error", err)
+// forward takes packets to the network.
+func (p *Plane) forward(o *outbound, packets []packet) {
 	p.mu.RLock()
-	defer p.mu.RUnlock()
-	for id := range p.pairs {
-		p.events.emit(sa.Event{Kind: sa.Lost, Pair: id})
+	for i := range packets {
+		p.classify(o, &packets[i])
 	}
-}
-
-// forward takes packets, each at esp.Headroom in its buffer, to the network.
-func (p *Plane) forward(o *outbound, bufs [][]byte, sizes []int) {
-	p.mu.RLock()
-	for i, b := range bufs {
-		p.classify(o, b, sizes[i])
-	}
-	p.seal(o)
-	p.mu.RUnlock()
-	p.send(o)
+	p.dispatch(o, p.mu.RUnlock)
 }
 
 // classify finds the pair of a packet and adds it to the batch, or holds or
-// drops it.
-func (p *Plane) classify(o *outbound, buf []byte, n int) {
+// drops it. The plane's lock is held.
+func (p *Plane) classify(o *outbound, q *packet) {
 	h := &o.header
-	packet := buf[esp.Headroom:][:n]
-	if !h.Parse(packet) {
-		p.stats.count(outMalformed)
-		return
-	}
-	if o.child == nil || h.Src != o.last.Src || h.Dst != o.last.Dst || h.Protocol != o.last.Protocol ||
-		h.SrcPort != o.last.SrcPort || h.DstPort != o.last.DstPort || h.HasPorts != o.last.HasPorts {
-		o.child, o.last = p.policies.find(h), *h
+	data := q.buf[esp.Headroom:][:q.len]
+	if q.follows {
+		h.Len = q.len
+	} else {
+		o.child = nil
+		if !h.Parse(data) {
+			p.stats.count(outMalformed)
+			return
+		}
+		o.child = o.flows.find(&p.policies, h)
 	}
 	c := o.child
 	if c == nil {
@@ -113,7 +81,7 @@ func (p *Plane) classify(o *outbound, buf []byte, n int) {
 	}
 	pr := c.active
 	if pr == nil {
-		p.hold(c, packet)
+		p.hold(c, data)
 		return
 	}
 	if pr.hard.Load() {
@@ -121,7 +89,7 @@ func (p *Plane) classify(o *outbound, buf []byte, n int) {
 		return
 	}
 	if pr.transport && h.Fragment {
-		whole, length, ok := o.parts.add(h, packet[:h.Len])
+		whole, length, ok := o.parts.add(h, data[:h.Len])
 		if !ok {
 			p.stats.count(outFragment)
 		}
@@ -132,10 +100,10 @@ func (p *Plane) classify(o *outbound, buf []byte, n int) {
 	}
 	if h.Len > int(pr.inner.Load()) && h.DF && (h.Src.Is4() || h.Len > 1280) {
 		p.stats.count(outTooBig)
-		p.notice(o, packet, int(pr.inner.Load()))
+		p.notice(o, data, int(pr.inner.Load()))
 		return
 	}
-	o.add(pr, buf, h.Len)
+	o.add(pr, q.buf, h.Len)
 }
 
 // add adds a packet of the pair to the batch.
@@ -146,9 +114,7 @@ func (o *outbound) add(pr *pair, buf []byte, n int) {
 		o.runs[k-1].hi = last
 		return
 	}
-	path := pr.path
-	path.MTU = int(pr.mtu.Load())
-	o.runs = append(o.runs, run{pair: pr, path: path, lo: last - 1, hi: last})
+	o.runs = append(o.runs, run{child: pr.child, pair: pr, lo: last - 1, hi: last})
 }
 
 // wantsPorts reports whether a later fragment would have a policy if its ports
@@ -166,11 +132,13 @@ func (p *Plane) wantsPorts(h *esp.Header) bool {
 
 // hold keeps a copy of a packet until its child has a pair, and asks for one
 // where the child has a trap.
-func (p *Plane) hold(c *child, packet []byte) {
+func (p *Plane) hold(c *child, data []byte) {
 	if c.trap == nil && len(c.pairs) == 0 {
 		p.stats.count(outNoPair)
 		return
 	}
+	p.holding.Lock()
+	defer p.holding.Unlock()
 	now := time.Now()
 	if c.trap != nil && now.Sub(c.acquired) >= acquireAgain {
 		c.acquired = now
@@ -184,69 +152,94 @@ func (p *Plane) hold(c *child, packet []byte) {
 		p.stats.count(outHeldFull)
 		return
 	}
-	buf := make([]byte, esp.Headroom+len(packet)+esp.Tailroom)
-	copy(buf[esp.Headroom:], packet)
-	c.held = append(c.held, heldPacket{buf: buf, len: len(packet), since: now})
+	buf := make([]byte, esp.Headroom+len(data)+esp.Tailroom)
+	copy(buf[esp.Headroom:], data)
+	c.held = append(c.held, heldPacket{buf: buf, len: len(data), since: now})
 }
 
 // notice makes the ICMP message about a packet that is too long.
-func (p *Plane) notice(o *outbound, packet []byte, mtu int) {
-	if len(o.notices) >= maxNotices {
+func (p *Plane) notice(o *outbound, data []byte, mtu int) {
+	if o.queue == nil || o.noticed >= maxNotices {
 		return
 	}
-	buf := make([]byte, tunHeadroom+1280)
-	if n := tooBig(buf[tunHeadroom:], packet, mtu); n > 0 {
-		o.notices = append(o.notices, buf[:tunHeadroom+n])
+	buf := make([]byte, 1280)
+	if n := tooBig(buf, data, mtu); n > 0 {
+		o.notices.Add(buf[:n])
+		o.noticed++
 		p.stats.count(outTooBigSent)
 	}
 }
 
-// seal turns each run into the packets that go out, in place, and closes the
-// gaps of those refused.
-func (p *Plane) seal(o *outbound) {
+// dispatch seals and sends each run and empties the batch. The plane's lock is
+// held, and given back by unlock before anything is sent.
+func (p *Plane) dispatch(o *outbound, unlock func()) {
+	if len(o.runs) == 0 {
+		unlock()
+	}
 	for i := range o.runs {
 		r := &o.runs[i]
-		batch := o.packets[r.lo:r.hi]
-		r.pair.out.Seal(batch)
-		good := 0
-		for j := range batch {
-			if err := batch[j].Err; err != nil {
-				p.stats.count(sealReason(err))
+		if i > 0 {
+			p.mu.RLock()
+			unlock = p.mu.RUnlock
+		}
+		pr := r.pair
+		if pr.gone {
+			// It was taken out since the lock was given back; its child has
+			// another one as a rule.
+			if pr = r.child.active; pr == nil {
+				p.stats[outNoPair].Add(uint64(r.hi - r.lo))
+				unlock()
 				continue
 			}
-			batch[good] = batch[j]
-			good++
 		}
-		r.hi = r.lo + good
-		p.expiry(r.pair, &r.pair.out.Usage)
+		pr.outMu.Lock()
+		batch, path := p.seal(pr, o.packets[r.lo:r.hi])
+		unlock()
+		p.send(pr, path, batch)
+		pr.outMu.Unlock()
 	}
-}
-
-// send sends what seal made, outside the lock, and empties the batch.
-func (p *Plane) send(o *outbound) {
-	for i := range o.runs {
-		r := &o.runs[i]
-		batch := o.packets[r.lo:r.hi]
-		if len(batch) == 0 {
-			continue
-		}
-		p.wire.Send(r.path, batch)
-		shorter := false
-		for j := range batch {
-			if err := batch[j].Err; err != nil {
-				p.stats.count(outSend)
-				shorter = shorter || errors.Is(err, unix.EMSGSIZE)
-			}
-		}
-		if shorter {
-			p.refresh(r.pair, r.path)
-		}
-	}
-	if len(o.notices) > 0 {
-		if _, err := p.tun.Write(o.notices, tunHeadroom); err != nil {
-			p.stats.count(inTUN)
-		}
+	if o.noticed > 0 {
+		p.stats[inTUN].Add(uint64(o.notices.Flush(o.queue)))
 	}
 	clear(o.runs)
-	o.packets, o.runs, o.notices, o.child = o.packets[:0], o.runs[:0], o.notices[:0], nil
+	o.packets, o.runs, o.noticed = o.packets[:0], o.runs[:0], 0
+}
+
+// seal turns packets into those that go out, in place, and returns those that
+// were not refused, and their way. The pair's outMu is held.
+func (p *Plane) seal(pr *pair, batch []esp.Packet) ([]esp.Packet, Path) {
+	pr.out.Seal(batch)
+	good := 0
+	for i := range batch {
+		if err := batch[i].Err; err != nil {
+			p.stats.count(sealReason(err))
+			continue
+		}
+		if good < i {
+			batch[good] = batch[i]
+		}
+		good++
+	}
+	p.expiry(pr, &pr.out.Usage)
+	path := pr.path
+	path.MTU = int(pr.mtu.Load())
+	return batch[:good], path
+}
+
+// send sends what seal made.
+func (p *Plane) send(pr *pair, path Path, batch []esp.Packet) {
+	if len(batch) == 0 {
+		return
+	}
+	p.wire.Send(path, batch)
+	shorter := false
+	for i := range batch {
+		if err := batch[i].Err; err != nil {
+			p.stats.count(outSend)
+			shorter = shorter || errors.Is(err, unix.EMSGSIZE)
+		}
+	}
+	if shorter {
+		p.refresh(pr, path)
+	}
 }

@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 )
 
 func TestFragment(t *testing.T) {
@@ -126,28 +126,34 @@ func (l *loop) Send(p Path, batch []esp.Packet) {
 }
 
 type sink struct {
-	*MemoryTUN
+	*tun.Memory
 	mu      sync.Mutex
 	packets int
 }
 
-func (s *sink) Write(bufs [][]byte, _ int) (int, error) {
+func (s *sink) Queues() []tun.Queue { return []tun.Queue{s} }
+
+func (s *sink) Read(frame []byte, wait bool) (int, error) {
+	return s.Memory.Queues()[0].Read(frame, wait)
+}
+
+func (s *sink) Write(pieces [][]byte) error {
 	s.mu.Lock()
-	s.packets += len(bufs)
+	s.packets += len(pieces) - 1
 	s.mu.Unlock()
-	return len(bufs), nil
+	return nil
 }
 
 // newLoop makes two planes for the data path alone.
 func newLoop(t testing.TB, p pairSpec) (a *Plane, arrived *sink) {
-	arrived = &sink{MemoryTUN: NewMemoryTUN(0)}
+	arrived = &sink{Memory: tun.NewMemory(0, 1)}
 	_, wb := NewMemoryWires()
 	b, err := New(Options{TUN: arrived, Wire: wb, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &loop{MemoryWire: wb, to: b, bufs: newBuffers(64)}
-	a, err = New(Options{TUN: NewMemoryTUN(0), Wire: l, Log: slog.New(slog.DiscardHandler)})
+	a, err = New(Options{TUN: tun.NewMemory(0, 1), Wire: l, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,31 +172,28 @@ func newLoop(t testing.TB, p pairSpec) (a *Plane, arrived *sink) {
 func second[T any](_ T, err error) error { return err }
 
 // outBatch is a batch of equal packets as the device would give it.
-func outBatch(n, payload int) (bufs [][]byte, sizes []int) {
-	packet := udp(hostA, hostB, string(make([]byte, payload)))
+func outBatch(n, payload int) (packets []packet, data []byte) {
+	data = udp(hostA, hostB, string(make([]byte, payload)))
 	for range n {
-		buf := make([]byte, esp.Headroom+len(packet)+esp.Tailroom)
-		copy(buf[esp.Headroom:], packet)
-		bufs, sizes = append(bufs, buf), append(sizes, len(packet))
+		packets = append(packets, packet{buf: make([]byte, esp.Headroom+len(data)+esp.Tailroom), len: len(data)})
 	}
-	return bufs, sizes
+	return packets, data
 }
 
-// refill writes the packets again, where sealing destroyed them.
-func refill(bufs [][]byte, packet []byte) {
-	for _, b := range bufs {
-		copy(b[esp.Headroom:], packet)
+// refill writes the packets, where sealing destroyed them.
+func refill(packets []packet, data []byte) {
+	for _, q := range packets {
+		copy(q.buf[esp.Headroom:], data)
 	}
 }
 
 func TestNoAllocations(t *testing.T) {
 	a, arrived := newLoop(t, spec())
-	bufs, sizes := outBatch(32, 1200)
-	packet := slices.Clone(bufs[0][esp.Headroom:][:sizes[0]])
+	packets, data := outBatch(32, 1200)
 	var o outbound
 	round := func() {
-		refill(bufs, packet)
-		a.forward(&o, bufs, sizes)
+		refill(packets, data)
+		a.forward(&o, packets)
 	}
 	round()
 	before := arrived.packets
@@ -206,13 +209,12 @@ func BenchmarkThere(b *testing.B) {
 	for _, payload := range []int{36, 1300} {
 		b.Run(map[int]string{36: "64B", 1300: "1328B"}[payload], func(b *testing.B) {
 			a, _ := newLoop(b, spec())
-			bufs, sizes := outBatch(32, payload)
-			packet := slices.Clone(bufs[0][esp.Headroom:][:sizes[0]])
+			packets, data := outBatch(32, payload)
 			var o outbound
 			b.ReportAllocs()
 			for b.Loop() {
-				refill(bufs, packet)
-				a.forward(&o, bufs, sizes)
+				refill(packets, data)
+				a.forward(&o, packets)
 			}
 			b.ReportMetric(float64(b.N)*32/b.Elapsed().Seconds(), "packets/s")
 		})
@@ -225,23 +227,22 @@ func TestChurn(t *testing.T) {
 	p := spec()
 	a, arrived := newLoop(t, p)
 	b := a.wire.(*loop).to
-	bufs, sizes := outBatch(8, 100)
-	packet := slices.Clone(bufs[0][esp.Headroom:][:sizes[0]])
+	packets, data := outBatch(8, 100)
 	var sending sync.Mutex // a batch is sent whole before the peer removes its pair
 	stop := make(chan struct{})
 	sent := make(chan int)
 	go func() {
 		var o outbound
-		for n := 0; ; n += len(bufs) {
+		for n := 0; ; n += len(packets) {
 			select {
 			case <-stop:
 				sent <- n
 				return
 			default:
 			}
-			refill(bufs, packet)
+			refill(packets, data)
 			sending.Lock()
-			a.forward(&o, bufs, sizes)
+			a.forward(&o, packets)
 			sending.Unlock()
 		}
 	}()

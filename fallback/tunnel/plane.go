@@ -5,11 +5,18 @@
 // AH (RFC 4301 sections 4.4.1, 5 and 8). It decides which packets a pair may
 // carry and drops all others; the packets themselves are made by package esp.
 //
-// The way out: the TUN device's one goroutine reads a batch, finds each
-// packet's child by the selectors, seals the batch and sends it. The way in:
-// each socket's goroutine reads a batch, finds the pairs by SPI, opens the
-// batch and writes it to the TUN device. No packet is handed from one
-// goroutine to another and none is copied.
+// The way out: each queue of the TUN device has a worker, which reads
+// super-packets, cuts them into packets, finds their child by the selectors,
+// seals them in a batch and sends that. The way in: each of the wire's goroutines reads a
+// batch, finds the pairs by SPI, opens the batch, and joins neighbours of a flow
+// to super-packets for the TUN device. No packet is handed from one goroutine to
+// another, and no queue of packets is kept but the kernel's own, which are
+// bounded: where packets come faster than they can be sealed or opened it drops
+// them and counts them.
+//
+// Of one SA a single goroutine seals at a time, and sends what it sealed before
+// the next one may: its packets are on the wire in the order of their sequence
+// numbers.
 //
 // On fragmentation (RFC 4301 section 8): a packet that is too long for its
 // path once it is sealed and has DF set, or is IPv6, is dropped and its sender
@@ -30,9 +37,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -64,6 +71,9 @@ type Options struct {
 	NATT *Socket
 	Log  *slog.Logger
 
+	// Cores are the CPUs that the workers of the TUN device run on, one for each
+	// of its queues; without any the workers run where they like.
+	Cores []int
 	// TUN stands in for a real device; no routes are made then. Wire stands in
 	// for the kernel's sockets.
 	TUN  tun.Device
@@ -79,16 +89,20 @@ type Plane struct {
 	log    *slog.Logger
 	events *events
 	stats  stats
+	suites suites
+	mtus   *pathMTUs
 
 	closing atomic.Bool
+	gone    atomic.Bool   // the TUN device
+	inputs  atomic.Uint32 // goroutines of the wire that were seen
 	stop    chan struct{}
 	done    sync.WaitGroup
 
 	ctl   sync.Mutex // serialises the Backend's methods, and guards flush
 	flush outbound
 
-	// mu is held for reading through each batch that is sealed or opened, so
-	// that a pair that was taken out is used no more once Lock was had.
+	// mu is held for reading while a batch is sealed or opened, so that a pair
+	// that was taken out is used no more once Lock was had.
 	mu       sync.RWMutex
 	policies policies
 	traps    map[*child]struct{} // children that have one
@@ -96,18 +110,23 @@ type Plane struct {
 	inbound  map[sa.SPI]*pair
 	reserved map[sa.SPI]sa.Protocol
 	count    uint64 // of activations
+
+	// holding guards, under mu held for reading, what waits for children.
+	holding sync.Mutex
 }
 
 var _ sa.Backend = (*Plane)(nil)
 
 // pair is an installed pair. What is not guarded by a lock of its own is
-// written under the plane's lock; out is used by the outbound goroutine under
-// the read lock.
+// written under the plane's lock.
 type pair struct {
 	id    uint32
 	child *child
 	spi   sa.SPI
 	path  Path // MTU is in mtu
+	gone  bool // taken out
+
+	outMu sync.Mutex // guards out, and is held until what it sealed is sent
 	out   *esp.Outbound
 
 	transport bool
@@ -157,12 +176,12 @@ func New(o Options) (*Plane, error) {
 	}
 	if p.tun == nil {
 		var err error
-		p.tun, err = tun.CreateTUN(o.Device, o.MTU)
+		p.tun, err = tun.Open(o.Device, o.MTU, max(len(o.Cores), 1))
 		if errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("make TUN device %s: %w: another process has it", o.Device, err)
+			return nil, fmt.Errorf("%w: another process has it", err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("make TUN device %s: %w", o.Device, err)
+			return nil, err
 		}
 		if p.router, err = newRouter(o.Device, o.Table, o.Priority, uint32(o.Mark)); err != nil {
 			return nil, errors.Join(err, p.tun.Close())
@@ -171,10 +190,16 @@ func New(o Options) (*Plane, error) {
 	if p.wire == nil {
 		p.wire = NewSocketWire(o.NATT, o.Mark)
 	}
+	p.mtus = newPathMTUs(p.wire.PathMTU)
 	p.events = newEvents()
 	p.wire.Receive(p.Input)
-	p.done.Go(p.readTUN)
-	p.done.Go(p.watchTUN)
+	for i, q := range p.tun.Queues() {
+		w := newWorker(p, q)
+		if i < len(o.Cores) {
+			w.core = o.Cores[i : i+1]
+		}
+		p.done.Go(w.run)
+	}
 	p.done.Go(p.maintain)
 	return p, nil
 }
@@ -187,8 +212,10 @@ func (p *Plane) Close() error {
 		return nil
 	}
 	close(p.stop)
-	err := errors.Join(p.wire.Close(), p.router.close(), p.tun.Close())
+	err := errors.Join(p.wire.Close(), p.router.close())
+	p.tun.Stop()
 	p.done.Wait()
+	err = errors.Join(err, p.tun.Close())
 	p.mu.Lock()
 	p.policies = newPolicies()
 	clear(p.traps)
@@ -202,12 +229,6 @@ func (p *Plane) Close() error {
 	return nil
 }
 
-// watchTUN takes what the device tells of itself, which nobody needs.
-func (p *Plane) watchTUN() {
-	for range p.tun.Events() {
-	}
-}
-
 // maintain asks for the paths' MTUs again from time to time: they grow back,
 // and routes change.
 func (p *Plane) maintain() {
@@ -219,16 +240,16 @@ func (p *Plane) maintain() {
 			return
 		case <-t.C:
 		}
-		type ends struct{ local, remote netip.Addr }
-		paths := map[ends][]*pair{}
+		p.mtus.forget()
+		paths := map[pathEnds][]*pair{}
 		p.mu.RLock()
 		for _, pr := range p.pairs {
-			e := ends{pr.path.Local.Addr(), pr.path.Remote.Addr()}
+			e := pathEnds{pr.path.Local.Addr(), pr.path.Remote.Addr()}
 			paths[e] = append(paths[e], pr)
 		}
 		p.mu.RUnlock()
 		for e, prs := range paths {
-			if mtu, err := p.wire.PathMTU(e.local, e.remote); err == nil {
+			if mtu, err := p.mtus.fresh(e.local, e.remote); err == nil {
 				for _, pr := range prs {
 					pr.setMTU(mtu)
 				}
@@ -245,7 +266,7 @@ func (pr *pair) setMTU(mtu int) {
 
 // refresh asks for the MTU of a path that turned out to be smaller.
 func (p *Plane) refresh(pr *pair, path Path) {
-	if mtu, err := p.wire.PathMTU(path.Local.Addr(), path.Remote.Addr()); err == nil {
+	if mtu, err := p.mtus.fresh(path.Local.Addr(), path.Remote.Addr()); err == nil {
 		pr.setMTU(mtu)
 	}
 }

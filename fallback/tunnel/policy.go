@@ -27,7 +27,7 @@ func keyOf(p *sa.Policy) childKey {
 
 // child is a policy and what carries its traffic: a pair, a trap, or nothing
 // and then nothing passes. It is guarded by the plane's lock; the held packets
-// and acquired are the outbound goroutine's under the read lock.
+// and acquired by its lock holding, under the read lock.
 type child struct {
 	key       childKey
 	bits      int // specificity of the addresses
@@ -97,6 +97,7 @@ func (c *child) idle() bool { return c.released && len(c.pairs) == 0 && c.trap =
 // policies finds the child of an outbound packet.
 type policies struct {
 	children map[childKey]*child
+	version  uint64 // changes with whatever find's answers depend on
 	// buckets holds the children by each prefix of their remote selectors,
 	// lengths the prefix lengths in use of either family, longest first.
 	buckets map[netip.Prefix][]*child
@@ -116,6 +117,7 @@ func family(a netip.Addr) int {
 }
 
 func (t *policies) add(c *child) {
+	t.version++
 	t.children[c.key] = c
 	for _, p := range c.key.remote.Prefixes() {
 		t.buckets[p] = append(t.buckets[p], c)
@@ -124,6 +126,7 @@ func (t *policies) add(c *child) {
 }
 
 func (t *policies) remove(c *child) {
+	t.version++
 	delete(t.children, c.key)
 	for _, p := range c.key.remote.Prefixes() {
 		b := slices.DeleteFunc(t.buckets[p], func(o *child) bool { return o == c })

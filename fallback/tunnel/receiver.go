@@ -71,9 +71,11 @@ func newReceiver(c *conn, batch int) *receiver {
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
 		h.Control = &r.ctrl[i][0]
 	}
+	// The call never sleeps, so Go's scheduler need not hear of it, which saves the
+	// wake-up of its monitor thread.
 	r.call = func(fd uintptr) bool {
 		for {
-			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
+			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
 				uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case unix.EINTR:

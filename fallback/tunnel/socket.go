@@ -29,7 +29,7 @@ const groBatch = 16
 type Socket struct {
 	port  uint16
 	natt  bool
-	onIKE func(data []byte, local, remote netip.AddrPort)
+	onIKE func(data []byte, local, remote netip.AddrPort, alone bool)
 	conns [2]*conn // IPv4, IPv6 or nil
 
 	input atomic.Pointer[func(*Batch)]
@@ -49,8 +49,9 @@ type Socket struct {
 // given the Socket.
 //
 // onIKE is called from the socket's own goroutines and keeps data; local is
-// the address and port the message was sent to.
-func Listen(port uint16, mark int, natt bool, onIKE func(data []byte, local, remote netip.AddrPort)) (*Socket, error) {
+// the address and port the message was sent to. With alone no ESP comes in on the
+// port now, so that nothing waits while onIKE takes its time.
+func Listen(port uint16, mark int, natt bool, onIKE func(data []byte, local, remote netip.AddrPort, alone bool)) (*Socket, error) {
 	s := &Socket{natt: natt, onIKE: onIKE}
 	for tries := 0; ; tries++ {
 		err := s.open(port, mark)
@@ -184,7 +185,7 @@ func (s *Socket) Close() error {
 // read is the run of one family's goroutine: a batch of datagrams in, its ESP
 // packets through the plane, and around again.
 func (s *Socket) read(r *receiver) {
-	split := &splitter{s: s}
+	split := &splitter{s: s, quiet: quietReads}
 	if s.natt {
 		split.spare = newBuffers(batchSize)
 	}
@@ -213,7 +214,12 @@ type splitter struct {
 	batch Batch
 	spare [][]byte // buffers for datagrams that the kernel had joined
 	used  int
+	quiet int // reads since the last one that brought ESP
 }
+
+// quietReads is after how many reads in a row without ESP a port is taken to
+// carry none.
+const quietReads = 8
 
 func (sp *splitter) message(m *message) {
 	if m.segment <= 0 || m.segment >= m.len {
@@ -252,7 +258,7 @@ func (sp *splitter) datagram(m *message, buf []byte, n int) (kept bool) {
 		fallthrough
 	case !s.natt:
 		s.ike.Add(1)
-		s.onIKE(append([]byte(nil), data...), local, m.remote)
+		s.onIKE(append([]byte(nil), data...), local, m.remote, sp.quiet >= quietReads && len(sp.batch.Packets) == 0)
 		return false
 	}
 	sp.batch.Add(esp.Packet{Buf: buf, Off: rxHeadroom, Len: n, TOS: m.class, TTL: m.ttl},
@@ -262,7 +268,9 @@ func (sp *splitter) datagram(m *message, buf []byte, n int) (kept bool) {
 
 // flush hands the ESP packets gathered so far to the plane.
 func (sp *splitter) flush() {
+	sp.quiet++
 	if n := len(sp.batch.Packets); n > 0 {
+		sp.quiet = 0
 		if input := sp.s.input.Load(); input != nil {
 			(*input)(&sp.batch)
 		} else {

@@ -23,7 +23,7 @@ type ikeMessage struct {
 func listen(t *testing.T, natt bool) (*Socket, chan ikeMessage) {
 	t.Helper()
 	got := make(chan ikeMessage, 100)
-	s, err := Listen(0, 0, natt, func(data []byte, local, remote netip.AddrPort) {
+	s, err := Listen(0, 0, natt, func(data []byte, local, remote netip.AddrPort, _ bool) {
 		got <- ikeMessage{data, local, remote}
 	})
 	if err != nil {

@@ -37,6 +37,7 @@ type transmitter struct {
 	first []int // index in the batch of each message's first packet
 
 	call     func(fd uintptr) bool
+	callOne  func(fd uintptr) bool
 	from, to int
 	n        int
 	errno    syscall.Errno
@@ -62,6 +63,18 @@ func (t *transmitter) init(c *conn) {
 			}
 			t.n, t.errno = int(n), errno
 			return true
+		}
+	}
+	// One datagram is sent in no time: Go's scheduler need not hear of it, which
+	// saves the wake-up of its monitor thread.
+	t.callOne = func(fd uintptr) bool {
+		for {
+			_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[0].Hdr)), unix.MSG_DONTWAIT)
+			if errno == unix.EINTR {
+				continue
+			}
+			t.errno = errno
+			return errno != unix.EAGAIN
 		}
 	}
 }
@@ -100,6 +113,28 @@ func (t *transmitter) send(p Path, batch []esp.Packet) {
 		}
 		batch = batch[used:]
 	}
+}
+
+// sendOne sends one datagram, in parts of which there are two at most. The lock
+// is held.
+func (t *transmitter) sendOne(parts [][]byte, local netip.Addr, to netip.AddrPort) error {
+	t.address(to)
+	t.iovs = t.iovs[:0]
+	for _, b := range parts {
+		iov := unix.Iovec{Base: unsafe.SliceData(b)}
+		iov.SetLen(len(b))
+		t.iovs = append(t.iovs, iov)
+	}
+	t.message(0, t.iovs)
+	t.control(0, Path{Local: netip.AddrPortFrom(local, 0)}, 0, 0)
+	if t.c.raw.Write(t.callOne) != nil {
+		return os.ErrClosed
+	}
+	clear(t.iovs)
+	if t.errno != 0 {
+		return t.errno
+	}
+	return nil
 }
 
 // wholeDF reports whether the packet goes with DF: not where it has to be
@@ -143,14 +178,7 @@ func (t *transmitter) fill(p Path, batch []esp.Packet) (n int) {
 			iov.SetLen(batch[i].Len)
 			t.iovs = append(t.iovs, iov)
 		}
-		h := &t.hdrs[n].Hdr
-		h.Iov = &t.iovs[at]
-		h.SetIovlen(count)
-		h.Name = (*byte)(unsafe.Pointer(&t.name))
-		h.Namelen = unix.SizeofSockaddrInet4
-		if t.c.v6 {
-			h.Namelen = unix.SizeofSockaddrInet6
-		}
+		t.message(n, t.iovs[at:])
 		segment := 0
 		if count > 1 {
 			segment = batch[used].Len
@@ -161,6 +189,18 @@ func (t *transmitter) fill(p Path, batch []esp.Packet) (n int) {
 	}
 	t.first[n] = used
 	return n
+}
+
+// message gives the n-th message its parts and its destination.
+func (t *transmitter) message(n int, parts []unix.Iovec) {
+	h := &t.hdrs[n].Hdr
+	h.Iov = &parts[0]
+	h.SetIovlen(len(parts))
+	h.Name = (*byte)(unsafe.Pointer(&t.name))
+	h.Namelen = unix.SizeofSockaddrInet4
+	if t.c.v6 {
+		h.Namelen = unix.SizeofSockaddrInet6
+	}
 }
 
 // joinable returns how many of the first packets can go in one message with

@@ -31,7 +31,7 @@ type Batch struct {
 	Packets []esp.Packet
 	From    []Path // of each packet; MTU is not set
 
-	out [][]byte // of whoever handles the batch
+	inward *inward // of the plane that handles the batch
 }
 
 // Reset empties the batch.

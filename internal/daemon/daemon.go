@@ -61,6 +61,8 @@ type Computer interface {
 type Reporter interface {
 	Report(a ike.Action)
 	Log(l vici.Line)
+	// Logs reports whether anybody hears what Log is given.
+	Logs() bool
 }
 
 // Resolver looks up the addresses of a host; *net.Resolver is one.
@@ -107,10 +109,11 @@ const (
 
 var errStopped = errors.New("the daemon is shutting down")
 
-// Inbox holds the datagrams that came in and wait for the loop.
+// Inbox is where datagrams come in. Those that wait for the loop are held.
 type Inbox struct {
 	datagrams chan ike.Datagram
-	dropped   atomic.Uint64 // that found it full
+	dropped   atomic.Uint64                           // that found it full
+	handler   atomic.Pointer[func(ike.Datagram) bool] // takes one at once, or refuses; nil while no loop runs
 }
 
 // NewInbox returns an empty inbox.
@@ -123,6 +126,16 @@ func (b *Inbox) Receive(in ike.Datagram) {
 	case b.datagrams <- in:
 	default:
 		b.dropped.Add(1)
+	}
+}
+
+// Handle has a datagram handled in the caller's goroutine where nothing else is
+// in hand, and takes it in like Receive where something is. It saves the hand-over
+// to the loop, which costs more than most messages do, and makes the caller wait
+// for what the message sets off, the backends' work included.
+func (b *Inbox) Handle(in ike.Datagram) {
+	if h := b.handler.Load(); h == nil || len(b.datagrams) > 0 || !(*h)(in) {
+		b.Receive(in)
 	}
 }
 
@@ -145,7 +158,12 @@ type Daemon struct {
 	quit    chan struct{} // closed when the loop has ended
 	helpers sync.WaitGroup
 
-	// What follows belongs to the loop.
+	// turn is held by whoever takes an input: the loop, or a socket's reader
+	// that finds it free. It guards what follows.
+	turn     sync.Mutex
+	over     bool        // the loop has ended: readers take no more turns
+	timer    *time.Timer // wakes the loop
+	armed    time.Time   // when; zero: not at all
 	engine   engine
 	queue    []ike.Action // still to be carried out
 	running  bool         // run is at work

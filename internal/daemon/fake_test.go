@@ -290,6 +290,8 @@ func (r *fakeReporter) Report(a ike.Action) {
 	r.actions = append(r.actions, a)
 }
 
+func (r *fakeReporter) Logs() bool { return true }
+
 func (r *fakeReporter) Log(l vici.Line) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -22,6 +22,9 @@ func connAttr(name string) slog.Attr { return slog.String(connKey, name) }
 // comes from.
 func (d *Daemon) say(level slog.Level, group, text string, attrs ...slog.Attr) {
 	d.log.LogAttrs(context.Background(), level, text, attrs...)
+	if d.reporter == nil || !d.reporter.Logs() {
+		return
+	}
 	l := vici.Line{Level: level, Group: group}
 	for _, a := range attrs {
 		if a.Key == connKey {
@@ -29,9 +32,7 @@ func (d *Daemon) say(level slog.Level, group, text string, attrs ...slog.Attr) {
 		}
 	}
 	l.Text = withAttrs(text, attrs)
-	if d.reporter != nil {
-		d.reporter.Log(l)
-	}
+	d.reporter.Log(l)
 }
 
 // engineLog passes a line of the engine's on: to the log, to the control
@@ -45,13 +46,19 @@ func (d *Daemon) engineLog(a ike.Log) {
 		attrs = append(attrs, slog.Uint64("ike", uint64(a.IKE)))
 	}
 	d.log.LogAttrs(context.Background(), a.Level, a.Text, append(attrs, a.Attrs...)...)
-	l := vici.Line{Level: a.Level, Group: "IKE", Conn: a.Conn, IKE: a.IKE, Text: withAttrs(a.Text, a.Attrs)}
-	if d.reporter != nil {
-		d.reporter.Log(l)
+	var text string // made for whoever hears it, once
+	line := func() vici.Line {
+		if text == "" {
+			text = withAttrs(a.Text, a.Attrs)
+		}
+		return vici.Line{Level: a.Level, Group: "IKE", Conn: a.Conn, IKE: a.IKE, Text: text}
+	}
+	if d.reporter != nil && d.reporter.Logs() {
+		d.reporter.Log(line())
 	}
 	for id, w := range d.waiters {
 		if w.log != nil && w.wants(id, a) {
-			w.log(l)
+			w.log(line())
 		}
 	}
 }

@@ -45,38 +45,88 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return err
 }
 
-// loop takes one input after the other until ctx ends.
+// loop takes one input after the other until ctx ends. Datagrams that come while
+// it has nothing to do are handled by the sockets' readers instead.
 func (d *Daemon) loop(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	d.turn.Lock()
+	d.timer = time.NewTimer(time.Hour)
+	d.armed = time.Time{}
+	d.endTurn()
+	handler := d.handleNow
+	d.in.handler.Store(&handler)
+	defer func() {
+		d.in.handler.Store(nil)
+		d.turn.Lock()
+		d.over = true
+		d.timer.Stop()
+		d.turn.Unlock()
+	}()
 	for {
-		d.arm(timer)
 		select {
 		case <-ctx.Done():
 			return
 		case f := <-d.calls:
+			d.turn.Lock()
 			f()
 		case r := <-d.results:
+			d.turn.Lock()
 			d.computes--
 			d.run(d.engine.DHDone(time.Now(), r))
 		case ev := <-d.events:
+			d.turn.Lock()
 			d.event(ev)
-		case <-timer.C:
-			d.run(d.engine.Tick(time.Now()))
+		case <-d.timer.C:
+			d.turn.Lock()
+			d.tick()
 		case in := <-d.in.datagrams:
+			d.turn.Lock()
 			d.run(d.engine.Handle(time.Now(), in))
 		}
+		d.endTurn()
 	}
 }
 
-// arm sets the timer for when the engine next wants to be called.
-func (d *Daemon) arm(t *time.Timer) {
+// handleNow handles a datagram in a socket's reader, and refuses where it would
+// have to wait. The loop never waits long for readers that keep coming: a mutex
+// that somebody has waited for a millisecond is not to be had by trying.
+func (d *Daemon) handleNow(in ike.Datagram) bool {
+	if !d.turn.TryLock() {
+		return false
+	}
+	if d.over {
+		d.turn.Unlock()
+		return false
+	}
+	d.run(d.engine.Handle(time.Now(), in))
+	d.endTurn()
+	return true
+}
+
+// endTurn gives the turn back.
+func (d *Daemon) endTurn() {
+	d.arm()
+	d.turn.Unlock()
+}
+
+// arm has the loop woken when the engine wants to be called. A timer that is set
+// for earlier stays: most messages set a deadline and strike another off, and
+// moving the timer each time costs more than one wake-up in vain.
+func (d *Daemon) arm() {
 	next, ok := d.engine.Next()
-	if !ok {
-		t.Stop()
+	if !ok || !d.armed.IsZero() && !next.Before(d.armed) {
 		return
 	}
-	t.Reset(time.Until(next))
+	d.armed = next
+	d.timer.Reset(time.Until(next))
+}
+
+// tick does what is due.
+func (d *Daemon) tick() {
+	now := time.Now()
+	d.armed = time.Time{}
+	if next, ok := d.engine.Next(); ok && !next.After(now) {
+		d.run(d.engine.Tick(now))
+	}
 }
 
 // forward hands a backend's events to the loop.

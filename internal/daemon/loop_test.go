@@ -308,3 +308,85 @@ func TestTerminate(t *testing.T) {
 		t.Errorf("Terminate of nothing = %d, %v", got, err)
 	}
 }
+
+// A datagram is handled by whoever brings it where nothing else is in hand, and
+// waits its turn in the inbox where something is.
+func TestDatagramsInTheReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside, leave := make(chan string), make(chan struct{})
+		var handled []string
+		e := &fakeEngine{handle: func(d ike.Datagram) []ike.Action {
+			if string(d.Data) == "slow" {
+				inside <- "slow"
+				<-leave
+			}
+			handled = append(handled, string(d.Data))
+			return nil
+		}}
+		r := newRig(t, e, Parts{})
+		synctest.Wait()
+		r.in.Handle(ike.Datagram{Data: []byte("a")})
+		if !slices.Equal(handled, []string{"a"}) {
+			t.Fatalf("handled %q when Handle returned", handled)
+		}
+		go r.in.Handle(ike.Datagram{Data: []byte("slow")})
+		<-inside
+		r.in.Handle(ike.Datagram{Data: []byte("b")}) // does not wait
+		r.in.Handle(ike.Datagram{Data: []byte("c")})
+		close(leave)
+		synctest.Wait()
+		if want := []string{"a", "slow", "b", "c"}; !slices.Equal(handled, want) {
+			t.Errorf("handled %q, want %q", handled, want)
+		}
+		r.stop()
+		<-r.ended
+		r.in.Handle(ike.Datagram{Data: []byte("late")})
+		if len(handled) != 4 {
+			t.Errorf("handled %q after the end", handled)
+		}
+	})
+}
+
+// A deadline that goes away leaves the timer as it is, and nothing is done in
+// vain when it fires; an earlier one moves it.
+func TestTimerIsSetForTheEarliest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		due, armed := start.Add(time.Minute), true
+		var ticks []time.Duration
+		e := &fakeEngine{
+			next: func() (time.Time, bool) { return due, armed },
+			handle: func(d ike.Datagram) []ike.Action {
+				due, armed = start.Add(time.Duration(d.Data[0])*time.Minute), true
+				return nil
+			},
+			tick: func() []ike.Action {
+				ticks = append(ticks, time.Since(start))
+				armed = false
+				return nil
+			},
+		}
+		r := newRig(t, e, Parts{})
+		synctest.Wait()
+		change := func(minutes byte) { r.in.Handle(ike.Datagram{Data: []byte{minutes}}) }
+		change(2)
+		time.Sleep(90 * time.Second)
+		if err := r.call(t.Context(), func() {
+			if len(ticks) != 0 {
+				t.Errorf("ticks after %v, and none was due", ticks)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		change(60)
+		change(30)
+		time.Sleep(2 * time.Hour)
+		r.stop()
+		<-r.ended
+		if want := []time.Duration{2 * time.Minute, 30 * time.Minute}; !slices.Equal(ticks, want) {
+			t.Errorf("ticks after %v, want %v", ticks, want)
+		}
+	})
+}

@@ -44,7 +44,9 @@ func Run(ctx context.Context, o Options) error {
 		o.Settings = swanctl.DefaultSettings()
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.Settings.LogLevel}))
+		h := newLogHandler(os.Stderr, o.Settings.LogLevel)
+		defer h.out.flush()
+		o.Logger = slog.New(h)
 	}
 	if err := forbidDumps(); err != nil {
 		o.Logger.Warn(err.Error())
@@ -280,8 +282,12 @@ type sockets struct{ ike, natt *tunnel.Socket }
 
 func (s *sockets) open(port, portNATT uint16, in *Inbox) (err error) {
 	listen := func(port uint16, natt bool) (*tunnel.Socket, error) {
-		return tunnel.Listen(port, tunnel.DefaultMark, natt, func(data []byte, local, remote netip.AddrPort) {
-			in.Receive(ike.Datagram{Local: local, Remote: remote, NATT: natt, Data: data})
+		return tunnel.Listen(port, tunnel.DefaultMark, natt, func(data []byte, local, remote netip.AddrPort, alone bool) {
+			take := in.Receive
+			if alone {
+				take = in.Handle
+			}
+			take(ike.Datagram{Local: local, Remote: remote, NATT: natt, Data: data})
 		})
 	}
 	if s.ike, err = listen(port, false); err != nil {

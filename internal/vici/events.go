@@ -63,6 +63,9 @@ func ofIKE(m *Message, i *ike.IKEInfo, now time.Time) *Message {
 	return section.SetSub("child-sas")
 }
 
+// Logs reports whether a client is registered for the daemon's log.
+func (s *Server) Logs() bool { return s.Wants(evLog) }
+
 // Log sends a line of the daemon's log to the clients registered for it. It
 // never waits; a slow reader loses lines.
 func (s *Server) Log(l Line) {

@@ -28,8 +28,9 @@ type Ping struct {
 // PingResult is what was counted.
 type PingResult struct {
 	Sent, Received, Duplicates int
-	RTT                        time.Duration // the average
-	Missing                    []int         // numbers of the requests without an answer, from 1
+	RTT                        time.Duration   // the average
+	Times                      []time.Duration // round trips in the order of the answers
+	Missing                    []int           // numbers of the requests without an answer, from 1
 }
 
 // Lost is the number of requests without an answer.
@@ -81,7 +82,7 @@ type pinger struct {
 	answered   []bool
 	received   int
 	duplicates int
-	total      time.Duration // of all round trips
+	times      []time.Duration // round trips
 }
 
 // pingHeader is the ICMP header (RFC 792, RFC 4443 section 4.1) and the number
@@ -183,7 +184,7 @@ func (r *pinger) receive() {
 		default:
 			r.answered[i] = true
 			r.received++
-			r.total += time.Since(r.sent[i])
+			r.times = append(r.times, time.Since(r.sent[i]))
 		}
 		r.mu.Unlock()
 	}
@@ -198,9 +199,13 @@ func (r *pinger) complete() bool {
 func (r *pinger) result() PingResult {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := PingResult{Sent: len(r.sent), Received: r.received, Duplicates: r.duplicates}
+	out := PingResult{Sent: len(r.sent), Received: r.received, Duplicates: r.duplicates, Times: r.times}
 	if r.received > 0 {
-		out.RTT = (r.total / time.Duration(r.received)).Round(time.Microsecond)
+		var total time.Duration
+		for _, t := range r.times {
+			total += t
+		}
+		out.RTT = (total / time.Duration(r.received)).Round(time.Microsecond)
 	}
 	for i, ok := range r.answered {
 		if !ok {

@@ -119,15 +119,30 @@ func (p *Process) CPU() (float64, error) {
 }
 
 // RSS returns the process's resident memory in bytes.
-func (p *Process) RSS() (uint64, error) {
+func (p *Process) RSS() (uint64, error) { return p.memory("VmRSS") }
+
+// PeakRSS returns the most that the process had resident since ResetPeak, in
+// bytes.
+func (p *Process) PeakRSS() (uint64, error) { return p.memory("VmHWM") }
+
+// ResetPeak forgets what PeakRSS has seen so far (proc(5), clear_refs).
+func (p *Process) ResetPeak() error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.PID), []byte("5"), 0); err != nil {
+		return fmt.Errorf("reset peak of memory: %w", err)
+	}
+	return nil
+}
+
+// memory returns a field of the process's status in bytes.
+func (p *Process) memory(field string) (uint64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
 	if err != nil {
 		return 0, fmt.Errorf("read memory: %w", err)
 	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	_, rest, _ := strings.Cut(string(status), field+":")
 	fields := strings.Fields(rest)
 	if len(fields) == 0 {
-		return 0, fmt.Errorf("read memory: no VmRSS of process %d", p.PID)
+		return 0, fmt.Errorf("read memory: no %s of process %d", field, p.PID)
 	}
 	kib, err := strconv.ParseUint(fields[0], 10, 64)
 	if err != nil {

@@ -3,6 +3,7 @@
 package harness
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ type QuicksandOptions struct {
 	Settings []string
 	// NoKeyLog leaves the key log off, as it is by default outside tests.
 	NoKeyLog bool
+	// Binary is another program than the one of Binary, such as an older one.
+	Binary string
 }
 
 // Binary is the path of quicksand's program as "make build" leaves it.
@@ -29,7 +32,7 @@ func StartQuicksand(h *Host, o QuicksandOptions) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	bin := Binary()
+	bin := cmp.Or(o.Binary, Binary())
 	if _, err := os.Stat(bin); err != nil {
 		return nil, fmt.Errorf("start quicksand (make build makes it): %w", err)
 	}

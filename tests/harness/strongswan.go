@@ -20,6 +20,10 @@ type StrongSwanOptions struct {
 	KeyingOnly bool
 	// Kernel has the kernel's ESP carry the SAs, where it has any.
 	Kernel bool
+	// NoKeyLog has it log what it logs by default and write that in blocks, where
+	// otherwise every line goes out by itself with the keys that Keys reads: what
+	// a measurement wants.
+	NoKeyLog bool
 	// Settings are lines of the "charon" section of strongswan.conf.
 	Settings []string
 }
@@ -75,6 +79,10 @@ func (p *Peer) strongswanConf(o StrongSwanOptions) string {
 	if o.KeyingOnly || o.Kernel {
 		kernel = ""
 	}
+	log := "flush_line = yes\n\t\t\tchd = 4\n\t\t\tike = 4\n\t\t\tcfg = 2"
+	if o.NoKeyLog {
+		log = "flush_line = no"
+	}
 	return fmt.Sprintf(`charon {
 	load_modular = no
 	load = %s %s%s
@@ -96,13 +104,10 @@ func (p *Peer) strongswanConf(o StrongSwanOptions) string {
 	filelog {
 		log {
 			path = %s
-			flush_line = yes
 			time_format = %%H:%%M:%%S
 			time_add_ms = yes
 			default = 1
-			chd = 4
-			ike = 4
-			cfg = 2
+			%s
 		}
 	}
 }
@@ -111,7 +116,7 @@ charon-systemd {
 		default = -1
 	}
 }
-`, pluginsBefore, kernel, pluginsAfter, strings.Join(o.Settings, "\n\t"), p.Socket, p.Log.Path)
+`, pluginsBefore, kernel, pluginsAfter, strings.Join(o.Settings, "\n\t"), p.Socket, p.Log.Path, log)
 }
 
 // buildShim compiles the library that has charon believe in its SAs.

@@ -3,8 +3,10 @@
 package interop
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -185,7 +187,11 @@ func TestUnauthenticated(t *testing.T) {
 		next := map[string]string{"Delete": "0c", "NO_PROPOSAL_CHOSEN": "0b"}[kind]
 		header := sa.ICookie + sa.RCookie + next + "100500" + "12345678" + fmt.Sprintf("%08x", 28+len(body)/2)
 		// Behind a non-ESP marker, to the port that IKE has floated to.
-		_, err := d.s.Host.Run("bash", "-c", fmt.Sprintf("exec 3>/dev/udp/%s/4500; printf '%%s' 00000000%s | xxd -r -p >&3", harness.AddrA, header+body))
+		datagram, err := hex.DecodeString("00000000" + header + body)
+		ok(t, err)
+		octets := strings.ReplaceAll(fmt.Sprintf(" % x", datagram), " ", `\x`)
+		_, err = d.s.Host.Run("bash", "-c", fmt.Sprintf(
+			"printf '%s' | dd bs=1k iflag=fullblock status=none >/dev/udp/%s/4500", octets, harness.AddrA))
 		ok(t, err)
 	}
 	time.Sleep(200 * time.Millisecond)

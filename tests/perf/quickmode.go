@@ -131,11 +131,16 @@ func (r *responder) load(esp string) error {
 
 // call sends a command of one key and waits until it is done.
 func (r *responder) call(i int, command, key, value string) error {
+	return viciCall(r.sessions[i], command, key, value)
+}
+
+// viciCall sends a command of one key to a daemon and waits until it is done.
+func viciCall(c *vici.Client, command, key, value string) error {
 	m := &vici.Message{}
 	m.Set(key, value)
 	m.Set("timeout", "10000")
 	m.Set("loglevel", "-1")
-	answer, err := r.sessions[i].Call(context.Background(), command, m, "", nil)
+	answer, err := c.Call(context.Background(), command, m, "", nil)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", command, value, err)
 	}

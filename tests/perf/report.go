@@ -4,14 +4,20 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"math"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
+
+	"quicksand/accel"
+	"quicksand/internal/measure"
 )
 
 // Row is one comparison. Ratio is above 1 where ours is better, whatever the
@@ -32,10 +38,9 @@ type Row struct {
 }
 
 // pairs runs two measurements in turn, so that a machine whose speed drifts
-// does not favour either, and returns the medians, and the ratio pair by pair.
-// Where less is better the ratio is turned round.
+// does not favour either, and compares them.
 func pairs(n int, lessIsBetter bool, ours, peer func() (float64, error)) (row Row, err error) {
-	var a, b, ratios []float64
+	var a, b []float64
 	for range n {
 		x, err := ours()
 		if err != nil {
@@ -45,15 +50,25 @@ func pairs(n int, lessIsBetter bool, ours, peer func() (float64, error)) (row Ro
 		if err != nil {
 			return row, fmt.Errorf("peer: %w", err)
 		}
-		r := x / y
-		if lessIsBetter {
-			r = y / x
-		}
-		a, b, ratios = append(a, x), append(b, y), append(ratios, r)
+		a, b = append(a, x), append(b, y)
 	}
-	row.Ours, row.Peer, row.Ratio = median(a), median(b), median(ratios)
+	return compare(a, b, lessIsBetter), nil
+}
+
+// compare returns the medians of what was measured in pairs, and that of the
+// ratio pair by pair. Where less is better the ratio is turned round.
+func compare(ours, peer []float64, lessIsBetter bool) (row Row) {
+	var ratios []float64
+	for i := range ours {
+		r := ours[i] / peer[i]
+		if lessIsBetter {
+			r = peer[i] / ours[i]
+		}
+		ratios = append(ratios, r)
+	}
+	row.Ours, row.Peer, row.Ratio = median(ours), median(peer), median(ratios)
 	row.spread = (slices.Max(ratios) - slices.Min(ratios)) / 2 / row.Ratio
-	return row, nil
+	return row
 }
 
 func median(v []float64) float64 {
@@ -64,87 +79,140 @@ func median(v []float64) float64 {
 	return s[len(s)/2]
 }
 
-// write puts report.json, report.md and the charts into a directory. Rows of
-// groups that were not run stay as the last report has them.
-func write(dir string, rows []Row, ran []string) error {
+// write puts what was measured of a group into the report.json, report.md and
+// charts of a directory. Other groups stay as they are there, for they may have
+// been measured on another machine.
+func write(dir string, g group, rows []Row) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "report.json")
-	var kept []Row
-	if old, err := os.ReadFile(path); err == nil {
-		var last []Row
-		if err := json.Unmarshal(old, &last); err != nil {
-			return fmt.Errorf("read %s: %w", path, err)
-		}
-		for _, r := range last {
-			if !slices.Contains(ran, r.Group) {
-				kept = append(kept, r)
-			}
+	if err := writeRows(filepath.Join(dir, "report.json"), g.name, rows); err != nil {
+		return err
+	}
+	for name, c := range charts(rows) {
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.SVG()), 0o644); err != nil {
+			return err
 		}
 	}
-	all := append(kept, rows...)
+	path := filepath.Join(dir, "report.md")
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(path, []byte(withSection(string(old), g.name, section(g, rows))), 0o644)
+}
+
+// writeRows replaces a group's rows in a report.json.
+func writeRows(path, group string, rows []Row) error {
+	var all []Row
+	old, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(old, &all); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+	}
+	all = append(slices.DeleteFunc(all, func(r Row) bool { return r.Group == group }), rows...)
 	slices.SortStableFunc(all, func(a, b Row) int { return strings.Compare(a.Group, b.Group) })
 	b, err := json.MarshalIndent(all, "", "\t")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	for name, svg := range charts(rows) {
-		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(svg), 0o644); err != nil {
-			return err
-		}
-	}
-	return os.WriteFile(filepath.Join(dir, "report.md"), []byte(markdown(all)), 0o644)
+	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-func markdown(rows []Row) string {
+const introduction = `# Measured
+
+Ours beside a peer, in turn on the same machine; a ratio above 1 means that ours is better.
+Medians; ± is half the range of the ratio over the pairs. Each group says what it was measured on.
+`
+
+// withSection replaces a group's section in a report.md, or puts it at its
+// place by name. The sections of other groups stay as they are.
+func withSection(old, name, text string) string {
+	const mark = "\n## "
+	sections := map[string]string{}
+	_, rest, _ := strings.Cut(old, mark)
+	for s := range strings.SplitSeq(rest, mark) {
+		if title, body, ok := strings.Cut(s, "\n"); ok {
+			sections[title] = strings.TrimRight(body, "\n")
+		}
+	}
+	sections[name] = strings.TrimRight(text, "\n")
 	var b strings.Builder
-	b.WriteString("# Measured\n\nOurs beside a peer, in turn on the same machine; a ratio above 1 means that ours is better.\n")
-	b.WriteString("Medians; ± is half the range of the ratio over the pairs, where this run measured it.\n\n")
-	b.WriteString(machine())
-	group := ""
-	for _, r := range rows {
-		if r.Group != group {
-			group = r.Group
-			fmt.Fprintf(&b, "\n## %s\n\n| case | unit | ours | peer | | ratio |\n|---|---|---:|---:|---|---:|\n", group)
-		}
-		spread := ""
-		if r.spread > 0 {
-			spread = fmt.Sprintf(" ± %.0f %%", r.spread*100)
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | **%.2f**%s |\n", r.Case, r.Unit, number(r.Ours), number(r.Peer), r.PeerName, r.Ratio, spread)
+	b.WriteString(introduction)
+	for _, title := range slices.Sorted(maps.Keys(sections)) {
+		b.WriteString(mark + title + "\n" + sections[title] + "\n")
 	}
 	return b.String()
 }
 
-// number prints three significant digits, or a whole number where it is large.
-func number(v float64) string {
-	if v == 0 || math.IsInf(v, 0) || math.IsNaN(v) {
-		return fmt.Sprint(v)
+// section is what report.md says of a group below its title.
+func section(g group, rows []Row) string {
+	var b strings.Builder
+	b.WriteString("\n" + machine(g.versions) + "\n| case | unit | ours | peer | | ratio |\n|---|---|---:|---:|---|---:|\n")
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | **%.2f** ± %.0f %% |\n", r.Case, r.Unit, measure.Number(r.Ours), measure.Number(r.Peer), r.PeerName, r.Ratio, r.spread*100)
 	}
-	if math.Abs(v) >= 1000 {
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.*f", max(0, 2-int(math.Floor(math.Log10(math.Abs(v))))), v)
+	return b.String()
 }
 
-// machine says what it was measured on.
-func machine() string {
+// charts draws the rows that belong to a chart, by its name: one line for each
+// of our series and each peer.
+func charts(rows []Row) map[string]*measure.Chart {
+	all := map[string]*measure.Chart{}
+	for _, r := range rows {
+		if r.chart == "" {
+			continue
+		}
+		c := all[r.chart]
+		if c == nil {
+			c = &measure.Chart{Title: r.chart, Unit: r.Unit}
+			all[r.chart] = c
+		}
+		c.Add(r.series, r.x, r.Ours)
+		c.Add(r.PeerName, r.x, r.Peer)
+	}
+	return all
+}
+
+// versionOf tells the version of what takes part in measurements.
+var versionOf = map[string]func() string{
+	"Go":                  runtime.Version,
+	"OpenSSL":             func() string { return output("openssl", "version") },
+	"strongSwan":          func() string { return debian("strongswan-charon") },
+	"intel-ipsec-mb":      func() string { return debian("libipsec-mb-dev") },
+	"iperf3":              func() string { return debian("iperf3") },
+	"kernel of the guest": guestKernel,
+	"wireguard-go":        func() string { return module("golang.zx2c4.com/wireguard") },
+}
+
+func debian(pkg string) string { return output("dpkg-query", "-W", "-f", "${Version}", pkg) }
+
+// module returns the version of a module that this program was built beside.
+func module(path string) string {
+	return output("go", "list", "-m", "-f", "{{.Version}}", path)
+}
+
+// machine says when and on what a group was measured, and with which versions.
+func machine(versions []string) string {
 	var b strings.Builder
 	say := func(what, value string) {
-		if value != "" {
-			fmt.Fprintf(&b, "- %s: %s\n", what, value)
+		if value == "" {
+			value = "unknown"
 		}
+		fmt.Fprintf(&b, "- %s: %s\n", what, value)
 	}
-	say("CPU", fmt.Sprintf("%s, %d cores", field("/proc/cpuinfo", "model name"), runtime.NumCPU()))
+	say("date", time.Now().UTC().Format(time.DateOnly))
+	say("quicksand", output("git", "describe", "--always", "--dirty"))
+	say("CPU", fmt.Sprintf("%s, %d cores, AES by %s", field("/proc/cpuinfo", "model name"), runtime.NumCPU(), accel.Detect().Levels()[0]))
 	say("kernel", output("uname", "-r"))
-	say("Go", output("go", "env", "GOVERSION"))
-	say("OpenSSL", output("openssl", "version"))
-	say("strongSwan", output("dpkg-query", "-W", "-f", "${Version}", "strongswan-charon"))
-	say("intel-ipsec-mb", output("dpkg-query", "-W", "-f", "${Version}", "libipsec-mb-dev"))
+	for _, v := range versions {
+		say(v, versionOf[v]())
+	}
 	return b.String()
 }
 
