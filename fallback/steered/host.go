@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -92,6 +93,13 @@ func (linux) load(device string, o Options) (steering, error) {
 		options.PinPath = filepath.Join(o.PinPath, device)
 	}
 	p, err := xdp.Open(options)
+	if errors.Is(err, xdp.ErrLayout) || errors.Is(err, ebpf.ErrMapIncompatible) {
+		// Another version's, or of other settings: it cannot be taken over.
+		o.Log.Warn("steering begins anew", "device", device, "error", err)
+		if err = xdp.Unpin(options.PinPath); err == nil {
+			p, err = xdp.Open(options)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

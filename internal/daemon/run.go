@@ -122,9 +122,6 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 // warnOfSettings says which settings have no effect.
 func (d *Daemon) warnOfSettings(s *swanctl.Settings) {
 	steered := s.XDPAuto || len(s.XDPInterfaces) > 0
-	if len(s.WorkerCores) > 0 && !steered {
-		d.log.Warn("worker_cores has no effect without xdp_interfaces")
-	}
 	if steered && !slices.Contains(s.Backend, sa.Userspace) {
 		d.log.Warn("xdp_interfaces has no effect: backend does not allow userspace", "backend", kindNames(s.Backend))
 	}
@@ -184,7 +181,8 @@ func makeParts(o Options) (p Parts, err error) {
 		if err != nil {
 			return p, err
 		}
-		plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, NATT: sockets.natt, Wire: wire, Log: o.Logger})
+		plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, Cores: s.WorkerCores,
+			NATT: sockets.natt, Wire: wire, Log: o.Logger})
 		if err != nil {
 			return p, errors.Join(err, wire.Close())
 		}
