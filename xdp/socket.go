@@ -115,6 +115,12 @@ func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
 			return err
 		}
 	}
+	// When it copies, the kernel counts what it sends against the send buffer,
+	// and leaves the rest in the ring. Room for all frames at once is enough.
+	room := o.Frames * 2 * o.FrameSize
+	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room) // up to the system's limit
+	}
 	for _, option := range []int{unix.XDP_RX_RING, unix.XDP_TX_RING} {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, option, o.Ring); err != nil {
 			return fmt.Errorf("size ring: %w", err)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +102,7 @@ func (a *arrivals) input(b *tunnel.Batch) {
 	for i := range b.Packets {
 		spi, seq := spiOf(b.Packets[i], b.From[i]), binary.BigEndian.Uint32(b.Packets[i].Bytes()[4:])
 		if seq != a.last[spi]+1 && a.bad == "" {
-			a.bad = "sequence number " + spi.String() + " out of order"
+			a.bad = fmt.Sprintf("SPI %s: sequence number %d after %d", spi, seq, a.last[spi])
 		}
 		a.last[spi] = seq
 		a.n++
@@ -109,10 +110,18 @@ func (a *arrivals) input(b *tunnel.Batch) {
 	a.some.Broadcast()
 }
 
-func (a *arrivals) wait(n int) string {
+// wait waits for so many packets, and says what is wrong with them.
+func (a *arrivals) wait(n int) string { return a.until(func() bool { return a.n >= n }) }
+
+// waitFor waits for a sequence number.
+func (a *arrivals) waitFor(spi sa.SPI, seq uint32) string {
+	return a.until(func() bool { return a.last[spi] >= seq })
+}
+
+func (a *arrivals) until(f func() bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.n < n && a.bad == "" {
+	for !f() && a.bad == "" {
 		a.some.Wait()
 	}
 	return a.bad
@@ -143,6 +152,10 @@ func TestMove(t *testing.T) {
 				for range each {
 					seq++
 					frames = append(frames, frame(t, path4, sealed(spi, seq)))
+				}
+				// More than the ports have frames for would be lost.
+				if got.waitFor(spi, seq-min(seq, 1000)) != "" {
+					return
 				}
 				if n := m.receive(queue, frames); n != each {
 					t.Errorf("%d of %d frames were steered", n, each)
