@@ -90,7 +90,7 @@ func (w *Wire) best(hot int, busy, idle time.Duration) (found *admitted) {
 			total += bytes[a]
 		}
 	}
-	least := busy
+	least := busy - busy/10 // less is not worth a move
 	for a, n := range bytes {
 		if a.worker != hot || a.moving || n == 0 {
 			continue

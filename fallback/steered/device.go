@@ -172,6 +172,7 @@ func (d *device) send(o *out, p tunnel.Path, batch []esp.Packet) bool {
 		if err := t.push(frames[:good]); err != nil {
 			fail(batch[:n], err)
 		}
+		t.sent.Add(uint64(good))
 		t.port.Free(frames[:n]) // what was not sent
 		batch = batch[n:]
 	}

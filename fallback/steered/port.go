@@ -27,7 +27,8 @@ type port struct {
 	ports    xdp.Ports
 	stopping atomic.Bool
 	busy     atomic.Int64 // nanoseconds in the plane
-	packets  atomic.Uint64
+	packets  atomic.Uint64 // through the plane
+	sent     atomic.Uint64
 
 	sending sync.Mutex // guards out, and the port's Alloc and Send
 	out     [64]xdp.Frame

@@ -36,6 +36,7 @@ type DeviceStatus struct {
 type SocketStatus struct {
 	Queue, Worker int
 	Packets       uint64 // through the plane
+	Sent          uint64
 	Lost          uint64 // because they were not taken fast enough, or do not fit
 }
 
@@ -77,7 +78,7 @@ func (d *device) status() DeviceStatus {
 	s.Queues = len(d.ports)
 	for queue, row := range d.ports {
 		for _, p := range row {
-			one := SocketStatus{Queue: queue, Worker: p.number, Packets: p.packets.Load()}
+			one := SocketStatus{Queue: queue, Worker: p.number, Packets: p.packets.Load(), Sent: p.sent.Load()}
 			if k, ok := p.port.(*xdp.Socket); ok {
 				if x, err := k.Stats(); err == nil {
 					one.Lost = x.Dropped + x.RingFull

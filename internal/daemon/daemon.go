@@ -170,6 +170,7 @@ type Daemon struct {
 	place    *placer
 	config   configuration
 	keys     *keyLog
+	steered  *steered.Wire // or nil
 	reporter Reporter
 	waiters  map[uint64]*waiter
 	command  uint64 // last one given out
@@ -209,6 +210,7 @@ func newDaemon(p Parts) *Daemon {
 		localAddr: p.LocalAddr,
 		load:      p.Load,
 		version:   p.Version,
+		steered:   p.Steered,
 		ports:     p.Ports,
 		in:        p.Inbox,
 		transport: p.Transport,

@@ -71,6 +71,7 @@ func Run(ctx context.Context, o Options) error {
 		return errors.Join(err, p.close())
 	}
 	control := vici.New(d, vici.Options{Path: o.Settings.VICISocket, Logger: o.Logger})
+	control.Handle("xdp-status", d.xdpStatus)
 	if err := control.Listen(); err != nil {
 		return errors.Join(err, d.close())
 	}
