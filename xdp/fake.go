@@ -173,6 +173,7 @@ type FakePort struct {
 	size   int
 	other  *FakePort
 	signal chan struct{} // holds one token when there may be something to receive
+	wake   chan struct{} // holds one token after Wake
 	done   chan struct{}
 
 	mu       sync.Mutex // guards what follows
@@ -183,14 +184,18 @@ type FakePort struct {
 
 var _ Port = (*FakePort)(nil)
 
+// fakeHeadroom is what the kernel leaves before a received frame
+// (XDP_PACKET_HEADROOM).
+const fakeHeadroom = 256
+
 // NewWire returns two connected ports with so many frames of the size each.
 // What one sends the other receives, if it has a frame left for it: else it
 // is lost, as on a wire.
 func NewWire(frames, size int) (a, b *FakePort) {
 	end := func() *FakePort {
-		p := &FakePort{size: size, signal: make(chan struct{}, 1), done: make(chan struct{})}
+		p := &FakePort{size: size, signal: make(chan struct{}, 1), wake: make(chan struct{}, 1), done: make(chan struct{})}
 		for range frames {
-			p.free = append(p.free, make([]byte, size))
+			p.free = append(p.free, make([]byte, fakeHeadroom+size))
 		}
 		return p
 	}
@@ -227,9 +232,19 @@ func (p *FakePort) Wait(timeout time.Duration) (bool, error) {
 		select {
 		case <-p.signal:
 		case <-p.done:
+		case <-p.wake:
+			return false, nil
 		case <-late:
 			return false, nil
 		}
+	}
+}
+
+// Wake implements Port.
+func (p *FakePort) Wake() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -239,7 +254,7 @@ func (p *FakePort) Alloc(frames []Frame) int {
 	defer p.mu.Unlock()
 	n := min(len(frames), len(p.free))
 	for i, b := range p.free[len(p.free)-n:] {
-		frames[i] = Frame{Data: b[:0]}
+		frames[i] = Frame{Data: b[:0:p.size], Buf: b}
 	}
 	p.free = p.free[:len(p.free)-n]
 	return n
@@ -269,7 +284,8 @@ func (p *FakePort) deliver(data []byte) {
 	}
 	b := p.free[len(p.free)-1]
 	p.free = p.free[:len(p.free)-1]
-	p.received = append(p.received, Frame{Data: b[:copy(b[:p.size], data)]})
+	n := copy(b[fakeHeadroom:], data)
+	p.received = append(p.received, Frame{Data: b[fakeHeadroom : fakeHeadroom+n], Buf: b, Off: fakeHeadroom})
 	select {
 	case p.signal <- struct{}{}:
 	default:
@@ -282,7 +298,7 @@ func (p *FakePort) Free(frames []Frame) {
 	defer p.mu.Unlock()
 	for i := range frames {
 		if frames[i].Data != nil {
-			p.free = append(p.free, frames[i].Data[:0])
+			p.free = append(p.free, frames[i].Buf)
 		}
 		frames[i] = Frame{}
 	}

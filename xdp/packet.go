@@ -44,6 +44,7 @@ type Found struct {
 	Source   netip.Addr // if New; of an IPv6 address its /64
 	Length   int        // of the IP packet, if Steered or New
 	Offset   int        // of the ESP or AH header in the frame, if Steered
+	Encap    bool       // in UDP, whose header is then the 8 bytes before Offset
 }
 
 // Parse finds what an Ethernet frame holds, by the rules of the XDP program:
@@ -193,6 +194,7 @@ func (p Ports) udp(b []byte) Found {
 	}
 	f := security(sa.ESP, b)
 	f.Offset += 8
+	f.Encap = f.Steered
 	return f
 }
 

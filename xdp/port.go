@@ -17,6 +17,11 @@ type Frame struct {
 	// frame may hold. It may be resliced and written within its capacity, and
 	// may not begin anywhere else than where it began.
 	Data []byte
+	// Buf is all of the frame that Data lies in, and Off where Data begins
+	// there: behind some room in what was received, which the caller may write
+	// to as well.
+	Buf  []byte
+	Off  int
 	addr uint64
 }
 
@@ -35,9 +40,12 @@ type Port interface {
 	// of frames and returns how many there were: 0 if there are none.
 	Receive(frames []Frame) int
 	// Wait returns when Receive has frames, or with false when it has been as
-	// long as timeout; below 0 is for ever. It returns ErrClosed when Close
-	// is called meanwhile.
+	// long as timeout, below 0 is for ever, or when Wake is called. It returns
+	// ErrClosed when Close is called meanwhile.
 	Wait(timeout time.Duration) (bool, error)
+	// Wake ends Wait with false: the one that goes on, or else the next. It may
+	// be called from any goroutine at any time.
+	Wake()
 	// Alloc puts empty frames at the beginning of frames and returns how many
 	// there were: fewer than asked for when others are still being sent.
 	Alloc(frames []Frame) int

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -56,13 +58,14 @@ func (o *SocketOptions) defaults() error {
 type Socket struct {
 	fd       int
 	queue    int
-	wake     int // eventfd that ends Wait
+	file     *os.File // has fd
+	raw      syscall.RawConn
 	umem     *umem
 	rx       *ring[unix.XDPDesc]
 	tx       *ring[unix.XDPDesc]
 	zeroCopy bool
 	closed   atomic.Bool
-	waiting  sync.Mutex // held by Wait, so that Close does not pull its descriptors away
+	waiting  sync.Mutex // held by Wait, so that Close does not pull its rings away
 }
 
 var _ Port = (*Socket)(nil)
@@ -85,7 +88,7 @@ func OpenSockets(device string, queue, n int, o SocketOptions) ([]*Socket, error
 	}
 	var sockets []*Socket
 	for i := range n {
-		s := &Socket{fd: -1, wake: -1, queue: queue, umem: u}
+		s := &Socket{queue: queue, umem: u}
 		sockets = append(sockets, s)
 		u.users++
 		if err = s.open(at.Index, sockets[0], o); err != nil {
@@ -99,17 +102,24 @@ func OpenSockets(device string, queue, n int, o SocketOptions) ([]*Socket, error
 }
 
 func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
-	if s.fd, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+	if s.fd, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 		return fmt.Errorf("create socket: %w", err)
 	}
-	if s.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
+	s.file = os.NewFile(uintptr(s.fd), "AF_XDP")
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return fmt.Errorf("create socket: %w", err)
 	}
 	if s == first {
 		// The kernel never has more completions than frames.
 		if err := s.umem.register(s.fd, o.Frames); err != nil {
 			return err
 		}
+	}
+	// When it copies, the kernel counts what it sends against the send buffer,
+	// and leaves the rest in the ring. Room for all frames at once is enough.
+	room := o.Frames * 2 * o.FrameSize
+	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room) // up to the system's limit
 	}
 	for _, option := range []int{unix.XDP_RX_RING, unix.XDP_TX_RING} {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, option, o.Ring); err != nil {
@@ -185,7 +195,9 @@ func (s *Socket) Receive(frames []Frame) int {
 	for i := range n {
 		d := s.rx.take()
 		begin := u.frame(d.Addr)
-		frames[i] = Frame{Data: u.memory[d.Addr : d.Addr+uint64(d.Len) : begin+uint64(u.frameSize)], addr: d.Addr}
+		end := begin + uint64(u.frameSize)
+		frames[i] = Frame{Data: u.memory[d.Addr : d.Addr+uint64(d.Len) : end], Buf: u.memory[begin:end:end],
+			Off: int(d.Addr - begin), addr: d.Addr}
 	}
 	if n > 0 {
 		s.rx.release()
@@ -203,38 +215,47 @@ func (s *Socket) Receive(frames []Frame) int {
 	return n
 }
 
-// Wait implements Port.
+// Wait implements Port. The goroutine waits by the runtime's own poller, so
+// that no processor of the runtime's waits with it.
 func (s *Socket) Wait(timeout time.Duration) (bool, error) {
 	s.waiting.Lock()
 	defer s.waiting.Unlock()
-	if s.closed.Load() {
+	if timeout >= 0 {
+		late := time.AfterFunc(timeout, s.Wake)
+		defer late.Stop()
+	}
+	first, gone := true, false
+	err := s.raw.Read(func(fd uintptr) bool {
+		if s.rx.ready() > 0 {
+			return true
+		}
+		if !first {
+			// The poller says that there is something.
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(fds, 0)
+			gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
+		}
+		first = false
+		return gone
+	})
+	switch {
+	case gone:
+		return false, errors.New("wait for frames: the device is gone")
+	case err == nil:
+		return true, nil
+	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return false, ErrClosed
 	}
-	until := time.Now().Add(timeout)
-	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
-	for {
-		var left *unix.Timespec
-		if timeout >= 0 {
-			t := unix.NsecToTimespec(max(0, int64(time.Until(until))))
-			left = &t
-		}
-		n, err := unix.Ppoll(fds, left, nil)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return false, fmt.Errorf("wait for frames: %w", err)
-		case s.closed.Load():
-			return false, ErrClosed
-		case n == 0:
-			return false, nil
-		case fds[0].Revents&unix.POLLIN != 0:
-			return true, nil
-		}
-		if fds[0].Revents != 0 {
-			return false, errors.New("wait for frames: the device is gone")
-		}
+	if err := s.file.SetReadDeadline(time.Time{}); err != nil {
+		return false, ErrClosed
 	}
+	return s.rx.ready() > 0, nil
+}
+
+// Wake implements Port.
+func (s *Socket) Wake() {
+	// It fails once the socket is closed, when there is nobody to wake.
+	_ = s.file.SetReadDeadline(time.Unix(1, 0))
 }
 
 // Alloc implements Port.
@@ -245,7 +266,8 @@ func (s *Socket) Alloc(frames []Frame) int {
 	u.complete()
 	n := min(len(frames), len(u.free))
 	for i, addr := range u.free[len(u.free)-n:] {
-		frames[i] = Frame{Data: u.memory[addr : addr : addr+uint64(u.frameSize)], addr: addr}
+		end := addr + uint64(u.frameSize)
+		frames[i] = Frame{Data: u.memory[addr:addr:end], Buf: u.memory[addr:end:end], addr: addr}
 	}
 	u.free = u.free[:len(u.free)-n]
 	return n
@@ -326,15 +348,10 @@ func (s *Socket) Close() error {
 		return nil
 	}
 	var errs []error
-	if s.wake >= 0 {
-		_, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		errs = append(errs, err)
+	if s.file != nil {
+		errs = append(errs, s.file.Close())
 		s.waiting.Lock()
 		defer s.waiting.Unlock()
-		errs = append(errs, unix.Close(s.wake))
-	}
-	if s.fd >= 0 {
-		errs = append(errs, unix.Close(s.fd))
 	}
 	errs = append(errs, s.rx.unmap(), s.tx.unmap(), s.umem.close())
 	return errors.Join(errs...)

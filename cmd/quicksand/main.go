@@ -112,6 +112,7 @@ var verbs = []verb{
 	{"monitor-sa", "print SAs as they come, go or are renegotiated", monitorSA},
 	{"log", "print the daemon's log", logs},
 	{"stats", "print the daemon's state in a few numbers", stats},
+	{"xdp", "status: print which interfaces are steered, and how", xdpVerb},
 	{"counters", "print what was received, sent and refused", counters},
 	{"reload-settings", "have the daemon read its files again", reloadSettings},
 	{"version", "print the version", printVersion},

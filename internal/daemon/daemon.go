@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"quicksand/fallback/steered"
 	"quicksand/ike"
 	"quicksand/internal/vici"
 	"quicksand/sa"
@@ -92,6 +93,9 @@ type Parts struct {
 	Load func() (*ike.Config, error)
 	// KeyLog is a directory for Wireshark's key tables; empty: none.
 	KeyLog string
+	// Steered is the user-space tunnel's wire where packets are steered, else
+	// nil.
+	Steered *steered.Wire
 }
 
 // How many datagrams wait for the loop before more are dropped, how many
@@ -166,6 +170,7 @@ type Daemon struct {
 	place    *placer
 	config   configuration
 	keys     *keyLog
+	steered  *steered.Wire // or nil
 	reporter Reporter
 	waiters  map[uint64]*waiter
 	command  uint64 // last one given out
@@ -205,6 +210,7 @@ func newDaemon(p Parts) *Daemon {
 		localAddr: p.LocalAddr,
 		load:      p.Load,
 		version:   p.Version,
+		steered:   p.Steered,
 		ports:     p.Ports,
 		in:        p.Inbox,
 		transport: p.Transport,

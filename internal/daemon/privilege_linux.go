@@ -5,7 +5,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -17,6 +19,40 @@ import (
 // opened again.
 var kept = []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
+// laterSteering is what loading a program takes, beside CAP_NET_ADMIN, for a
+// device that only an SA names. For one that the settings name the program is
+// loaded before, and attached with CAP_NET_ADMIN whenever the device is there.
+var laterSteering = []int{unix.CAP_BPF}
+
+// unlimitMemory lifts the limit on locked memory, of which the frames of AF_XDP
+// sockets are made, as far as that is allowed. Where it does not suffice,
+// opening them says so.
+func unlimitMemory() {
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
+		return
+	}
+	limit.Cur = limit.Max
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
+}
+
+// pinPath is the folder of this network namespace in a BPF file system, or ""
+// where there is none: steering then ends with the process.
+func pinPath(folder string) string {
+	if folder == "" {
+		return ""
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(folder), &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
+		return ""
+	}
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &ns); err != nil {
+		return ""
+	}
+	return filepath.Join(folder, fmt.Sprintf("net-%d", ns.Ino))
+}
+
 // forbidDumps keeps the memory, which holds keys, out of core dumps and from
 // other processes of the same user (prctl(2), PR_SET_DUMPABLE).
 func forbidDumps() error {
@@ -26,16 +62,17 @@ func forbidDumps() error {
 	return nil
 }
 
-// dropPrivileges takes from every thread all capabilities but the kept ones,
+// dropPrivileges takes from every thread all capabilities but the kept ones and
+// those named,
 // for good: the bounding set is cut down as well, and no program that is
 // executed gains any (capabilities(7)). It comes after the sockets and the TUN
 // device are open. The user stays root, who owns the configuration and the
 // control socket, so reading the one again and removing the other needs no
 // capability. It is an error where the program was built with cgo, whose
 // threads the runtime does not reach.
-func dropPrivileges() error {
+func dropPrivileges(more ...int) error {
 	var keep uint64
-	for _, c := range kept {
+	for _, c := range slices.Concat(kept, more) {
 		keep |= 1 << c
 	}
 	if err := everyThread(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"quicksand/accel"
 	"quicksand/accel/dh"
+	"quicksand/fallback/steered"
 	"quicksand/fallback/tunnel"
 	"quicksand/ike"
 	"quicksand/internal/swanctl"
@@ -70,6 +71,7 @@ func Run(ctx context.Context, o Options) error {
 		return errors.Join(err, p.close())
 	}
 	control := vici.New(d, vici.Options{Path: o.Settings.VICISocket, Logger: o.Logger})
+	control.Handle("xdp-status", d.xdpStatus)
 	if err := control.Listen(); err != nil {
 		return errors.Join(err, d.close())
 	}
@@ -97,7 +99,11 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 			return errors.Join(err, d.close())
 		}
 	}
-	if err := dropPrivileges(); err != nil {
+	var more []int
+	if o.Settings.XDPAuto {
+		more = laterSteering
+	}
+	if err := dropPrivileges(more...); err != nil {
 		d.log.Warn("running with more privileges than needed: " + err.Error())
 	}
 	if metrics != nil {
@@ -116,11 +122,9 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 
 // warnOfSettings says which settings have no effect.
 func (d *Daemon) warnOfSettings(s *swanctl.Settings) {
-	if len(s.WorkerCores) > 0 {
-		d.log.Warn("worker_cores has no effect: the user-space tunnel does not bind its threads")
-	}
-	if s.XDPAuto || len(s.XDPInterfaces) > 0 {
-		d.log.Warn("xdp_interfaces has no effect: there is no steering by SPI")
+	steered := s.XDPAuto || len(s.XDPInterfaces) > 0
+	if steered && !slices.Contains(s.Backend, sa.Userspace) {
+		d.log.Warn("xdp_interfaces has no effect: backend does not allow userspace", "backend", kindNames(s.Backend))
 	}
 	if len(d.stats().Backends) == 0 {
 		d.log.Error("no SA can be installed: none of the kinds of engine that the setting backend allows is there",
@@ -174,13 +178,38 @@ func makeParts(o Options) (p Parts, err error) {
 		o.Logger.Warn("no SA is carried by the kernel or a NIC, but all in user space: " + err.Error())
 	}
 	if userspace {
-		plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, NATT: sockets.natt, Log: o.Logger})
+		wire, err := p.openWire(s, sockets.natt)
 		if err != nil {
 			return p, err
+		}
+		plane, err := tunnel.New(tunnel.Options{Device: s.TUN, MTU: s.MTU, Cores: s.WorkerCores,
+			NATT: sockets.natt, Wire: wire, Log: o.Logger})
+		if err != nil {
+			return p, errors.Join(err, wire.Close())
 		}
 		p.Backends = append(p.Backends, plane)
 	}
 	return p, nil
+}
+
+// openWire opens what moves the user-space tunnel's packets: the sockets, and
+// where the settings name interfaces, steering to AF_XDP above them.
+func (p *Parts) openWire(s *swanctl.Settings, natt *tunnel.Socket) (tunnel.Wire, error) {
+	floor := tunnel.NewSocketWire(natt, tunnel.DefaultMark)
+	if !s.XDPAuto && len(s.XDPInterfaces) == 0 {
+		return floor, nil
+	}
+	unlimitMemory()
+	wire, err := steered.New(steered.Options{
+		Devices: s.XDPInterfaces, Auto: s.XDPAuto, Cores: s.WorkerCores, PinPath: pinPath(s.XDPPins),
+		Sockets: floor, Mark: tunnel.DefaultMark, Ports: [2]uint16{s.Port, s.PortNATT},
+		IKEInterval: s.XDPIKEInterval, IKEBurst: s.XDPIKEBurst, Log: p.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, floor.Close())
+	}
+	p.Steered = wire
+	return wire, nil
 }
 
 // openKernel opens the kernel's XFRM for the kinds of engine that the settings

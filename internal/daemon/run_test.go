@@ -42,7 +42,7 @@ func TestSettingsWithoutEffectAreSaid(t *testing.T) {
 	d := newDaemon(Parts{Logger: slog.New(loud), DH: &fakeComputer{}, Kinds: []sa.Kind{sa.Kernel}, Backends: []sa.Backend{newFakeBackend("tun", sa.Userspace)}})
 	d.engine = &fakeEngine{}
 	d.warnOfSettings(&swanctl.Settings{WorkerCores: []int{1}, XDPAuto: true, Backend: []sa.Kind{sa.Kernel}})
-	for _, text := range []string{"worker_cores has no effect", "xdp_interfaces has no effect", "no SA can be installed"} {
+	for _, text := range []string{"xdp_interfaces has no effect", "no SA can be installed"} {
 		if !loud.has(slog.LevelWarn, text) {
 			t.Errorf("nothing says %q", text)
 		}

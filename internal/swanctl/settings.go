@@ -27,6 +27,9 @@ type Settings struct {
 	DHCores, WorkerCores []int
 	XDPInterfaces        []string // where steering is attached
 	XDPAuto              bool     // and to the egress devices of user-space SAs
+	XDPPins              string   // folder in a BPF file system; empty: none
+	XDPIKEInterval       time.Duration
+	XDPIKEBurst          int
 
 	BlockThreshold    int // half-open IKE SAs of one peer address; 0: no limit
 	InitLimitHalfOpen int // of all; 0: no limit
@@ -91,8 +94,11 @@ var settingsTable = table[Settings]{
 		{name: "vici_socket", def: "/run/quicksand/vici.sock", doc: "Unix socket of the control protocol, for swanctl --uri unix://PATH.", set: to(parseSocket, func(s *Settings) *string { return &s.VICISocket })},
 		{name: "backend", def: "auto", doc: "The kinds of engine that may carry SAs: auto (any), or a list of packet, crypto, kernel, userspace. The best of them that works is taken, in this order.", set: to(parseBackend, func(s *Settings) *[]sa.Kind { return &s.Backend })},
 		{name: "dh_cores", def: "auto", doc: "CPUs for Diffie-Hellman alone, such as 2-3,6; auto sets none apart and works on any CPU.", set: to(parseCores, func(s *Settings) *[]int { return &s.DHCores })},
-		{name: "worker_cores", def: "auto", doc: "CPUs for the user-space tunnel, in the same form. Without effect so far: the tunnel does not bind its threads.", set: to(parseCores, func(s *Settings) *[]int { return &s.WorkerCores })},
-		{name: "xdp_interfaces", derived: "none", doc: "Interfaces to which steering by SPI is attached, or auto for the egress devices of user-space SAs. Without effect so far: there is no steering.", set: setXDP},
+		{name: "worker_cores", def: "auto", doc: "CPUs for the user-space tunnel, in the same form: a worker for the way out is bound to each, and one for the way in of xdp_interfaces. auto binds none.", set: to(parseCores, func(s *Settings) *[]int { return &s.WorkerCores })},
+		{name: "xdp_interfaces", derived: "none", doc: "Interfaces to which steering by SPI (XDP) is attached for SAs in user space, and auto for those that SAs' packets leave by. None has all packets go by sockets.", set: setXDP},
+		{name: "xdp_pins", def: "/sys/fs/bpf/quicksand", doc: "Folder in a BPF file system that keeps steering attached while a daemon that crashed is started again, or off. A clean stop removes everything.", set: to(parseFolder, func(s *Settings) *string { return &s.XDPPins })},
+		{name: "xdp_ike_interval", def: "0", doc: "How often, in seconds or a fraction of one, one source (an IPv4 address, an IPv6 /64) may begin an IKE exchange at a steered interface; what is beyond is dropped there. 0 is no limit.", set: to(parseSeconds(0), func(s *Settings) *time.Duration { return &s.XDPIKEInterval })},
+		{name: "xdp_ike_burst", def: "10", doc: "How many exchanges a source may begin at once within that limit.", set: to(parseCount(1, 1<<16), func(s *Settings) *int { return &s.XDPIKEBurst })},
 		{name: "block_threshold", def: "5", doc: "How many half-open IKE SAs one peer address may have. 0 is no limit.", set: to(parseCount(0, math.MaxInt32), func(s *Settings) *int { return &s.BlockThreshold })},
 		{name: "init_limit_half_open", def: "1000", doc: "How many half-open IKE SAs there may be in all. 0 is no limit. strongSwan's default is 0.", set: to(parseCount(0, math.MaxInt32), func(s *Settings) *int { return &s.InitLimitHalfOpen })},
 		{name: "retransmit_tries", def: "5", doc: "How often a message is sent again before the exchange is given up.", set: to(parseCount(1, 100), func(s *Settings) *int { return &s.RetransmitTries })},
@@ -105,7 +111,7 @@ var settingsTable = table[Settings]{
 		{name: "port_nat_t", def: "4500", doc: "Our UDP port for IKE and ESP behind a NAT.", set: to(parsePort, func(s *Settings) *uint16 { return &s.PortNATT })},
 		{name: "log_level", def: "info", doc: "The least that is logged: debug, info, warn, error.", set: setLogLevel},
 		{name: "metrics", def: "off", doc: "Address and port to serve metrics at, such as 127.0.0.1:9464, or off.", set: to(parseMetrics, func(s *Settings) *string { return &s.Metrics })},
-		{name: "key_log", def: "off", doc: "Directory to which all keys are written in Wireshark's form, or off. For debugging only: whoever reads it reads all traffic.", set: to(parseKeyLog, func(s *Settings) *string { return &s.KeyLog })},
+		{name: "key_log", def: "off", doc: "Directory to which all keys are written in Wireshark's form, or off. For debugging only: whoever reads it reads all traffic.", set: to(parseFolder, func(s *Settings) *string { return &s.KeyLog })},
 		{name: "tun", def: "quicksand0", doc: "Name of the user-space tunnel's device.", set: to(parseInterface, func(s *Settings) *string { return &s.TUN })},
 		{name: "mtu", def: "1400", doc: "MTU of the user-space tunnel's device in bytes.", set: to(parseCount(576, 65535), func(s *Settings) *int { return &s.MTU })},
 	},
@@ -264,7 +270,8 @@ func parseMetrics(s *Setting) (string, error) {
 	return t, nil
 }
 
-func parseKeyLog(s *Setting) (string, error) {
+// parseFolder reads the absolute path of a directory, or off, which is "".
+func parseFolder(s *Setting) (string, error) {
 	t, err := s.text()
 	if err != nil || t == "off" || t == "no" {
 		return "", err

@@ -33,6 +33,7 @@ func TestDefaultSettings(t *testing.T) {
 		Port:      500, PortNATT: 4500,
 		LogLevel: slog.LevelInfo,
 		TUN:      "quicksand0", MTU: 1400,
+		XDPPins: "/sys/fs/bpf/quicksand", XDPIKEBurst: 10,
 	}
 	if got := DefaultSettings(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -64,6 +65,9 @@ func TestSettings(t *testing.T) {
 		{"worker_cores = 0", "WorkerCores", []int{0}},
 		{"xdp_interfaces = eth0, eth1.7", "XDPInterfaces", []string{"eth0", "eth1.7"}},
 		{"xdp_interfaces = auto", "XDPAuto", true},
+		{"xdp_pins = off", "XDPPins", ""},
+		{"xdp_ike_interval = 0.5", "XDPIKEInterval", 500 * time.Millisecond},
+		{"xdp_ike_burst = 3", "XDPIKEBurst", 3},
 		{"block_threshold = 0", "BlockThreshold", 0},
 		{"init_limit_half_open = 50", "InitLimitHalfOpen", 50},
 		{"retransmit_tries = 3", "RetransmitTries", 3},
@@ -103,6 +107,8 @@ func TestSettingsErrors(t *testing.T) {
 		{`backend = ""`, "2: quicksand.backend: allows no engine at all"},
 		{"dh_cores = 3-2", `2: quicksand.dh_cores: "3-2" is not a CPU or a range of them, up to 1023`},
 		{"worker_cores = 0-9999", `2: quicksand.worker_cores: "0-9999" is not a CPU or a range of them, up to 1023`},
+		{"xdp_pins = quicksand", `2: quicksand.xdp_pins: "quicksand" is not the absolute path of a directory, or off`},
+		{"xdp_ike_burst = 0", `2: quicksand.xdp_ike_burst: "0" is not a number from 1 to 65536`},
 		{"xdp_interfaces = a/b", `2: quicksand.xdp_interfaces: "a/b" is not an interface's name: up to 15 characters, no blank, slash, colon or percent sign`},
 		{"retransmit_tries = 0", `2: quicksand.retransmit_tries: "0" is not a number from 1 to 100`},
 		{"retransmit_timeout = NaN", `2: quicksand.retransmit_timeout: "NaN" is not a number of seconds from 0.01 to 86400`},
