@@ -75,8 +75,8 @@ func main() {
 	o := options{}
 	flag.IntVar(&o.pairs, "pairs", 0, "how often ours and the peer's run in turn; 5 by default, 3 in group tunnel")
 	flag.DurationVar(&o.time, "time", time.Second, "how long one measurement lasts")
-	cases := flag.String("case", "", "measure only the cases of group tunnel that match the regular expression")
-	ends := flag.String("ends", "", "and only between those that match this one, of ours and of the peers")
+	cases := flag.String("case", "", "measure only the cases of groups tunnel and xfrm that match the regular expression")
+	ends := flag.String("ends", "", "measure only those of group tunnel, ours and peers, that match this one")
 	flag.StringVar(&o.before, "before", "", "measure this program of quicksand too, as a peer in group tunnel")
 	flag.Parse()
 	var err1, err2 error

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,21 @@ import (
 )
 
 const ipBatch = "ip -batch"
+
+// keyedCase is a measurement of daemons whose SAs the kernel carries.
+type keyedCase struct {
+	name    string
+	metrics []metric
+	measure func(*keyed) ([]float64, error)
+}
+
+var keyedCases = []keyedCase{
+	{"Quick Mode's last message to the first packet that is answered", []metric{{"", "ms", true}}, (*keyed).firstPacket},
+	{"rekey under traffic", []metric{
+		{"first message until both ends send on the new SAs", "ms", true},
+		{"pings answered", "%", false},
+	}, (*keyed).rekey},
+}
 
 // xfrmInside measures the kernel's ESP as quicksand and its peers use it.
 func xfrmInside(o options) (rows []Row, err error) {
@@ -34,6 +50,10 @@ func xfrmInside(o options) (rows []Row, err error) {
 		row.Case, row.Unit, row.PeerName = installs, "pairs/s", ipBatch
 		rows = append(rows, row)
 	}
+	cases := slices.DeleteFunc(slices.Clone(keyedCases), func(c keyedCase) bool { return !o.wants(c.name) })
+	if len(cases) == 0 {
+		return rows, nil
+	}
 	ours, err := newKeyed(func(h *harness.Host) (*harness.Peer, error) {
 		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Settings: []string{"backend = kernel"}})
 	})
@@ -41,44 +61,39 @@ func xfrmInside(o options) (rows []Row, err error) {
 		return nil, err
 	}
 	peer, err := newKeyed(func(h *harness.Host) (*harness.Peer, error) {
-		return harness.StartStrongSwan(h, harness.StrongSwanOptions{Kernel: true})
+		return harness.StartStrongSwan(h, harness.StrongSwanOptions{Kernel: true, NoKeyLog: true})
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range []struct {
-		name    string
-		metrics []metric
-		measure func(*keyed) ([]float64, error)
-	}{
-		{"Quick Mode's last message to the first packet that is answered", []metric{{"", "ms", true}}, (*keyed).firstPacket},
-		{"rekey under traffic", []metric{
-			{"first message until both ends send on the new SAs", "ms", true},
-			{"pings answered", "%", false},
-		}, (*keyed).rekey},
-	} {
-		if !o.wants(c.name) {
-			continue
+	for _, c := range cases {
+		got, err := c.run(ours, peer, o)
+		if err != nil {
+			return nil, err
 		}
-		var samples [2][][]float64
-		for range o.pairs {
-			for i, k := range []*keyed{ours, peer} {
-				values, err := c.measure(k)
-				if err != nil {
-					return nil, fmt.Errorf("%s, %s: %w\n%s", c.name, k.a.Make, err, k.a.Log.Tail(20))
-				}
-				samples[i] = append(samples[i], values)
+		rows = append(rows, got...)
+	}
+	return rows, nil
+}
+
+func (c keyedCase) run(ours, peer *keyed, o options) (rows []Row, err error) {
+	var samples [2][][]float64
+	for range o.pairs {
+		for i, k := range []*keyed{ours, peer} {
+			values, err := c.measure(k)
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w\n%s", c.name, k.a.Make, err, k.a.Log.Tail(20))
 			}
-			o.progress("%s: %v %v", c.name, samples[0][len(samples[0])-1], samples[1][len(samples[1])-1])
+			samples[i] = append(samples[i], values)
 		}
-		for i, m := range c.metrics {
-			row := compare(column(samples[0], i), column(samples[1], i), m.lessIsBetter)
-			row.Case, row.Unit, row.PeerName = c.name, m.unit, "strongSwan"
-			if m.name != "" {
-				row.Case += ": " + m.name
-			}
-			rows = append(rows, row)
+	}
+	for i, m := range c.metrics {
+		row := compare(column(samples[0], i), column(samples[1], i), m.lessIsBetter)
+		row.Case, row.Unit, row.PeerName = c.name, m.unit, "strongSwan"
+		if m.name != "" {
+			row.Case += ": " + m.name
 		}
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
