@@ -30,9 +30,9 @@ import (
 //
 // The source sends from its subnet's first address, for which a policy also
 // holds on a NIC that knows addresses and no subnets (mlx5 before Linux 6.15).
-// It is a subnet because Linux 6.12 gets the order of policies between two
-// single addresses wrong once their hash table grows (xfrm_dst_hash_transfer),
-// where some are a NIC's and some are not.
+// It is a subnet because Linux 6.12 does not keep to the priorities of policies
+// between two single addresses where some are a NIC's and some are not: with 20
+// tunnels, the policies that block what the NIC's do not take came first.
 var (
 	sourceNet = netip.MustParsePrefix("198.18.0.0/24")
 	sinkNet   = netip.MustParsePrefix("198.19.0.0/16")
