@@ -35,7 +35,8 @@ type Source struct {
 }
 
 // Run measures and returns the report. A placement that is not to be had is
-// part of it; none at all is an error.
+// part of it; none at all is an error. With an error the report has what was
+// measured until then, and is nil where that is nothing.
 func (s Source) Run(ctx context.Context) (*Report, error) {
 	release, err := claim(true)
 	if err != nil {
@@ -68,7 +69,7 @@ func (s Source) Run(ctx context.Context) (*Report, error) {
 					continue // it will not be had the next time either
 				}
 				if err := r.measure(cell); err != nil {
-					return nil, errors.Join(ctx.Err(), err)
+					return report, errors.Join(ctx.Err(), err)
 				}
 			}
 		}
@@ -87,10 +88,12 @@ type runner struct {
 }
 
 // measure installs a cell's tunnels, measures with every size and removes them.
+// What goes wrong there goes into the cell; the error is one that keeps the next
+// cell from being measured.
 func (r *runner) measure(c *Cell) error {
 	refused, err := r.prepare(c)
 	if err == nil && refused == nil {
-		err = r.sizes(c)
+		refused = r.sizes(c)
 	}
 	if refused != nil {
 		c.Refused = refused.Error()
@@ -99,6 +102,9 @@ func (r *runner) measure(c *Cell) error {
 	err = errors.Join(err, r.end.close())
 	if _, e := r.sink.ask(request{Op: opRemove}); err == nil {
 		err = e
+	}
+	if err != nil && c.Refused == "" {
+		c.Refused = err.Error()
 	}
 	return err
 }
