@@ -88,8 +88,9 @@ func TestBenchOffload(t *testing.T) {
 	if want := "1 packet, 1 crypto, 1 kernel, 1 userspace, 20 packet, 20 crypto, 20 kernel, 20 userspace"; strings.Join(order, ", ") != want {
 		t.Errorf("measured %s", order)
 	}
+	const few = 20 // packets, even on a machine that emulates another beside other work
 	for _, kind := range []string{"packet", "crypto", "plain"} {
-		if sent("tx_"+kind) < 100 || received("rx_"+kind) < 100 {
+		if sent("tx_"+kind) < few || received("rx_"+kind) < few {
 			t.Errorf("%d packets sent and %d received as %s", sent("tx_"+kind), received("rx_"+kind), kind)
 		}
 	}
@@ -108,7 +109,7 @@ func TestBenchOffload(t *testing.T) {
 			}
 		}
 	}
-	if esp < 1000 {
+	if esp < 3*few {
 		t.Errorf("%d ESP packets on the wire", esp)
 	}
 	gone(t, n)
