@@ -96,5 +96,5 @@ func guestKernel() string {
 	if err != nil {
 		return ""
 	}
-	return k.Release + ", emulated in software by " + debian("qemu-system-x86")
+	return k.Release + ", emulated in software by QEMU " + debian("qemu-system-x86")
 }
