@@ -50,6 +50,7 @@ var errSilent = errors.New("failed")
 type env struct {
 	stdout, stderr io.Writer
 	flags          *flag.FlagSet // of the verb
+	help           string        // of the verb, beside that of its flags
 	uri            *string       // of the daemon, where the verb is one of control
 }
 
@@ -100,6 +101,7 @@ type verb struct {
 var verbs = []verb{
 	{"run", "start the daemon in the foreground", runDaemon},
 	{"doctor", "tell what this machine offers the daemon", doctor},
+	{"bench", "measure what NIC offload, the kernel and user space carry", runBench},
 	{"load-all", "load connections and secrets of a swanctl.conf into the daemon", loadAll},
 	{"list-conns", "list the connections that are loaded", listConns},
 	{"list-sas", "list IKE SAs, their child SAs, and where these run", listSAs},
@@ -157,7 +159,7 @@ func (v verb) carryOut(ctx context.Context, args []string, stdout, stderr io.Wri
 	case err == nil:
 		return exitOK
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(stdout, "quicksand %s: %s\n", v.name, v.summary)
+		fmt.Fprintf(stdout, "quicksand %s: %s\n%s", v.name, v.summary, e.help)
 		e.flags.SetOutput(stdout)
 		e.flags.PrintDefaults()
 		return exitOK

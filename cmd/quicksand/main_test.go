@@ -250,7 +250,12 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{nil, {"no-such-verb"}, {"initiate"}, {"terminate"}, {"rekey"}, {"install"}, {"uninstall", "--ike", "site"},
-		{"list-sas", "--uri", "tcp://127.0.0.1"}, {"stats", "--uri", "unix://"}, {"initiate", "--child", "net", "--timeout", "soon"}} {
+		{"list-sas", "--uri", "tcp://127.0.0.1"}, {"stats", "--uri", "unix://"}, {"initiate", "--child", "net", "--timeout", "soon"},
+		{"bench"}, {"bench", "offload"}, {"bench", "offload", "--dev", "lo"}, {"bench", "offload", "--dev", "lo", "--sink", "--peer", "192.0.2.1"},
+		{"bench", "offload", "--dev", "lo", "--sink", "--port", "0"}, {"bench", "offload", "--dev", "lo", "--peer", "192.0.2.1", "--tunnels", "1,x"},
+		{"bench", "offload", "--dev", "lo", "--peer", "192.0.2.1", "--placements", "gpu"},
+		{"bench", "offload", "--dev", "lo", "--peer", "192.0.2.1", "--sizes", "28"},
+		{"bench", "offload", "--dev", "lo", "--peer", "192.0.2.1", "--segments", "60"}} {
 		stdout, stderr, exit := command(t, args...)
 		if exit != exitUsage || stderr == "" || stdout != "" {
 			t.Errorf("%s: exit %d\n%s%s", args, exit, stdout, stderr)

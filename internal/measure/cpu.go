@@ -18,11 +18,21 @@ var began = time.Now()
 // with it by looking at each tick, which misses what is in step with the timer
 // (proc_stat(5)).
 func Busy() (float64, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time: %w", err)
+	// The time has to be that of the reading; whoever is interrupted there reads
+	// again.
+	const tries, prompt = 5, time.Millisecond
+	var b []byte
+	var now time.Duration
+	for range tries {
+		var err error
+		now = time.Since(began)
+		if b, err = os.ReadFile("/proc/stat"); err != nil {
+			return 0, fmt.Errorf("read CPU time: %w", err)
+		}
+		if time.Since(began)-now < prompt {
+			break
+		}
 	}
-	now := time.Since(began)
 	line, _, _ := strings.Cut(string(b), "\n")
 	f := strings.Fields(line)
 	if len(f) < 9 || f[0] != "cpu" {

@@ -25,9 +25,7 @@ const (
 	// buffer is a receiver's: more than comes in many of its pauses.
 	buffer = 64 << 20
 	pause  = time.Millisecond
-	// drain is after how long a silence nothing more is expected, and patience
-	// how long a receiver waits for that.
-	drain    = 30 * time.Millisecond
+	// patience is how long a receiver waits for silence.
 	patience = 10 * time.Second
 )
 
@@ -161,11 +159,12 @@ type Receiver struct{ file *os.File }
 
 // Received is what a receiver has counted.
 type Received struct {
-	Packets int
-	Last    time.Time // when the last one was seen
+	Packets     int
+	First, Last time.Time // when they were seen; the zero value where none was
 }
 
-// NewReceiver opens a receiver at an IPv4 address, which may be 0.0.0.0.
+// NewReceiver opens a receiver at an IPv4 address, which may be 0.0.0.0. Several
+// of the same address share what comes, by its addresses and ports.
 func NewReceiver(at netip.AddrPort) (*Receiver, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -173,6 +172,7 @@ func NewReceiver(at netip.AddrPort) (*Receiver, error) {
 	}
 	r := &Receiver{os.NewFile(uintptr(fd), "udp")}
 	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
 		unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}))
 	if err != nil {
 		r.Close()
@@ -193,16 +193,20 @@ func (r *Receiver) Port() (uint16, error) {
 	return uint16(a.(*unix.SockaddrInet4).Port), nil
 }
 
-// Receive counts until ended is closed and nothing comes any more.
-func (r *Receiver) Receive(ended <-chan struct{}) (c Received, err error) {
+// Receive counts until ended is closed and nothing has come for that long.
+func (r *Receiver) Receive(ended <-chan struct{}, silence time.Duration) (c Received, err error) {
 	msgs := vector(2048)
-	c.Last = time.Now()
+	quiet := time.Now() // since then
 	var over time.Time
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, r.file.Fd(), uintptr(unsafe.Pointer(&msgs[0])), batch, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
-			c.Packets, c.Last = c.Packets+int(n), time.Now()
+			quiet = time.Now()
+			if c.Packets == 0 {
+				c.First = quiet
+			}
+			c.Packets, c.Last = c.Packets+int(n), quiet
 			if n == batch {
 				continue
 			}
@@ -215,7 +219,7 @@ func (r *Receiver) Receive(ended <-chan struct{}) (c Received, err error) {
 			if over.IsZero() {
 				over = time.Now()
 			}
-			if min(time.Since(c.Last), time.Since(over)) > drain || time.Since(over) > patience {
+			if min(time.Since(quiet), time.Since(over)) > silence || time.Since(over) > patience {
 				return c, nil
 			}
 		default:

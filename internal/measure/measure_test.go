@@ -37,7 +37,7 @@ func carry(t *testing.T, rate float64, d time.Duration, segments int, to ...stri
 	defer out.Close()
 	ended, result := make(chan struct{}), make(chan Received)
 	go func() {
-		r, err := in.Receive(ended)
+		r, err := in.Receive(ended, 20*time.Millisecond)
 		if err != nil {
 			t.Error(err)
 		}

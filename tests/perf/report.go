@@ -71,13 +71,7 @@ func compare(ours, peer []float64, lessIsBetter bool) (row Row) {
 	return row
 }
 
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
-}
+var median = measure.Median
 
 // write puts what was measured of a group into the report.json, report.md and
 // charts of a directory. Other groups stay as they are there, for they may have
@@ -183,7 +177,7 @@ func charts(rows []Row) map[string]*measure.Chart {
 var versionOf = map[string]func() string{
 	"Go":                  runtime.Version,
 	"OpenSSL":             func() string { return output("openssl", "version") },
-	"strongSwan":          func() string { return debian("strongswan-charon") },
+	"strongSwan":          func() string { return debian("charon-systemd") },
 	"intel-ipsec-mb":      func() string { return debian("libipsec-mb-dev") },
 	"iperf3":              func() string { return debian("iperf3") },
 	"kernel of the guest": guestKernel,

@@ -56,7 +56,8 @@ func (l load) run(rate float64, d time.Duration) (t trial, err error) {
 	var got measure.Received
 	var failed error
 	go func() {
-		got, failed = in.Receive(ended)
+		const silence = 30 * time.Millisecond
+		got, failed = in.Receive(ended, silence)
 		close(done)
 	}()
 	start := time.Now()

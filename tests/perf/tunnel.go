@@ -58,7 +58,7 @@ func tunnelGroup(o options) ([]Row, error) {
 			return nil, err
 		}
 		for i, name := range []string{before, before + ", ESP in UDP"} {
-			makers = append(makers, maker{name, false, func(t *tunnel) error { return t.quicksand(path, i == 1) }})
+			makers = append(makers, maker{name, false, func(t *tunnel) error { return t.quicksand(path, "", i == 1) }})
 		}
 	}
 	var tunnels []*tunnel

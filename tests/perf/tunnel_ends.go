@@ -42,8 +42,10 @@ const (
 )
 
 var tunnelMakers = []maker{
-	{"ESP", true, func(t *tunnel) error { return t.quicksand("", false) }},
-	{"ESP in UDP", true, func(t *tunnel) error { return t.quicksand("", true) }},
+	{"ESP", true, func(t *tunnel) error { return t.quicksand("", sockets, false) }},
+	{"ESP in UDP", true, func(t *tunnel) error { return t.quicksand("", sockets, true) }},
+	{"ESP, XDP", true, func(t *tunnel) error { return t.quicksand("", steered, false) }},
+	{"ESP in UDP, XDP", true, func(t *tunnel) error { return t.quicksand("", steered, true) }},
 	{wireguardGo, false, (*tunnel).wireguard},
 	{kernelLibipsec, false, (*tunnel).strongSwan},
 }
@@ -80,22 +82,34 @@ func newTunnel(m maker) (*tunnel, error) {
 	return t, nil
 }
 
+// The ways of our packets, by a word of the placement's detail.
+const (
+	sockets = "sockets"
+	steered = "AF_XDP"
+)
+
 // quicksand runs our daemon at both ends, by default the one of this tree.
-func (t *tunnel) quicksand(binary string, encap bool) error {
-	return t.ike(encap, func(h *harness.Host) (*harness.Peer, error) {
-		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Binary: binary, Settings: []string{"backend = userspace"}})
+func (t *tunnel) quicksand(binary, way string, encap bool) error {
+	return t.ike(way, encap, func(h *harness.Host) (*harness.Peer, error) {
+		settings := []string{"backend = userspace"}
+		if way == steered {
+			// The harness kills the daemons: what they pin would stay.
+			settings = append(settings, "xdp_interfaces = "+h.Uplink(), "xdp_pins = off")
+		}
+		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Binary: binary, Settings: settings})
 	})
 }
 
 // strongSwan runs charon with its user-space ESP, which is always in UDP.
 func (t *tunnel) strongSwan() error {
-	return t.ike(false, func(h *harness.Host) (*harness.Peer, error) {
-		return harness.StartStrongSwan(h, harness.StrongSwanOptions{})
+	return t.ike("", false, func(h *harness.Host) (*harness.Peer, error) {
+		return harness.StartStrongSwan(h, harness.StrongSwanOptions{NoKeyLog: true})
 	})
 }
 
-// ike has two daemons negotiate AES-128-GCM.
-func (t *tunnel) ike(encap bool, start func(*harness.Host) (*harness.Peer, error)) error {
+// ike has two daemons negotiate AES-128-GCM. With a way, it is an error where
+// the packets of either go another one.
+func (t *tunnel) ike(way string, encap bool, start func(*harness.Host) (*harness.Peer, error)) error {
 	c := tunnelConfig(encap)
 	var peers []*harness.Peer
 	for _, h := range []*harness.Host{t.a, t.b} {
@@ -112,12 +126,22 @@ func (t *tunnel) ike(encap bool, start func(*harness.Host) (*harness.Peer, error
 	if err := peers[0].Initiate("net"); err != nil {
 		return err
 	}
-	child, err := peers[0].Child("net")
-	if err != nil {
-		return err
+	for _, p := range peers {
+		if err := harness.Poll(5*time.Second, func() error { return goes(p, way, encap) }); err != nil {
+			return err
+		}
 	}
-	if t.ours && child.Encap != encap {
-		return fmt.Errorf("encapsulation in UDP is %v, not %v", child.Encap, encap)
+	return nil
+}
+
+// goes reports that the peer's child stands and that its packets go the way.
+func goes(p *harness.Peer, way string, encap bool) error {
+	child, err := p.Child("net")
+	switch {
+	case err != nil || way == "":
+		return err
+	case child.Encap != encap || !strings.Contains(child.Detail, way):
+		return fmt.Errorf("packets of %s do not go by %s, in UDP: %v, but: %s", p.Host.Name(), way, encap, child.Detail)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,8 +60,8 @@ func xfrm(o options) ([]Row, error) {
 	r, err := k.Run(context.Background(), guest.Job{
 		Modules: []string{"veth", "tun", "xfrm_user", "esp4", "esp6"}, IP: k.IP(),
 		Dir: filepath.Dir(filepath.Dir(harness.Binary())), Env: []string{inGuest + "=1"}, Timeout: 10 * time.Minute,
-		Command: []string{program, "-group", "xfrm", "-o", "/tmp/bench", "-pairs", strconv.Itoa(o.pairs),
-			"-time", o.time.String(), "-case", o.cases.String(), "-ends", o.ends.String()},
+		// With cases named it writes no report of its own.
+		Command: []string{program, "-group", "xfrm", "-pairs", strconv.Itoa(o.pairs), "-time", o.time.String(), "-case", cmp.Or(o.cases.String(), ".")},
 	})
 	if r == nil {
 		return nil, err
@@ -95,5 +96,5 @@ func guestKernel() string {
 	if err != nil {
 		return ""
 	}
-	return k.Release + ", emulated in software by " + debian("qemu-system-x86")
+	return k.Release + ", emulated in software by QEMU " + debian("qemu-system-x86")
 }

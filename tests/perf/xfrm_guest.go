@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +24,21 @@ import (
 )
 
 const ipBatch = "ip -batch"
+
+// keyedCase is a measurement of daemons whose SAs the kernel carries.
+type keyedCase struct {
+	name    string
+	metrics []metric
+	measure func(*keyed) ([]float64, error)
+}
+
+var keyedCases = []keyedCase{
+	{"Quick Mode's last message to the first packet that is answered", []metric{{"", "ms", true}}, (*keyed).firstPacket},
+	{"rekey under traffic", []metric{
+		{"first message until both ends send on the new SAs", "ms", true},
+		{"pings answered", "%", false},
+	}, (*keyed).rekey},
+}
 
 // xfrmInside measures the kernel's ESP as quicksand and its peers use it.
 func xfrmInside(o options) (rows []Row, err error) {
@@ -34,6 +51,10 @@ func xfrmInside(o options) (rows []Row, err error) {
 		row.Case, row.Unit, row.PeerName = installs, "pairs/s", ipBatch
 		rows = append(rows, row)
 	}
+	cases := slices.DeleteFunc(slices.Clone(keyedCases), func(c keyedCase) bool { return !o.wants(c.name) })
+	if len(cases) == 0 {
+		return rows, nil
+	}
 	ours, err := newKeyed(func(h *harness.Host) (*harness.Peer, error) {
 		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Settings: []string{"backend = kernel"}})
 	})
@@ -41,44 +62,39 @@ func xfrmInside(o options) (rows []Row, err error) {
 		return nil, err
 	}
 	peer, err := newKeyed(func(h *harness.Host) (*harness.Peer, error) {
-		return harness.StartStrongSwan(h, harness.StrongSwanOptions{Kernel: true})
+		return harness.StartStrongSwan(h, harness.StrongSwanOptions{Kernel: true, NoKeyLog: true})
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range []struct {
-		name    string
-		metrics []metric
-		measure func(*keyed) ([]float64, error)
-	}{
-		{"Quick Mode's last message to the first packet that is answered", []metric{{"", "ms", true}}, (*keyed).firstPacket},
-		{"rekey under traffic", []metric{
-			{"first message until both ends send on the new SAs", "ms", true},
-			{"pings answered", "%", false},
-		}, (*keyed).rekey},
-	} {
-		if !o.wants(c.name) {
-			continue
+	for _, c := range cases {
+		got, err := c.run(ours, peer, o)
+		if err != nil {
+			return nil, err
 		}
-		var samples [2][][]float64
-		for range o.pairs {
-			for i, k := range []*keyed{ours, peer} {
-				values, err := c.measure(k)
-				if err != nil {
-					return nil, fmt.Errorf("%s, %s: %w\n%s", c.name, k.a.Make, err, k.a.Log.Tail(20))
-				}
-				samples[i] = append(samples[i], values)
+		rows = append(rows, got...)
+	}
+	return rows, nil
+}
+
+func (c keyedCase) run(ours, peer *keyed, o options) (rows []Row, err error) {
+	var samples [2][][]float64
+	for range o.pairs {
+		for i, k := range []*keyed{ours, peer} {
+			values, err := c.measure(k)
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w\n%s", c.name, k.a.Make, err, k.a.Log.Tail(20))
 			}
-			o.progress("%s: %v %v", c.name, samples[0][len(samples[0])-1], samples[1][len(samples[1])-1])
+			samples[i] = append(samples[i], values)
 		}
-		for i, m := range c.metrics {
-			row := compare(column(samples[0], i), column(samples[1], i), m.lessIsBetter)
-			row.Case, row.Unit, row.PeerName = c.name, m.unit, "strongSwan"
-			if m.name != "" {
-				row.Case += ": " + m.name
-			}
-			rows = append(rows, row)
+	}
+	for i, m := range c.metrics {
+		row := compare(column(samples[0], i), column(samples[1], i), m.lessIsBetter)
+		row.Case, row.Unit, row.PeerName = c.name, m.unit, "strongSwan"
+		if m.name != "" {
+			row.Case += ": " + m.name
 		}
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
@@ -112,12 +128,18 @@ func installRate(o options) (Row, error) {
 	if err := os.WriteFile(file, []byte(batchCommands()), 0o600); err != nil {
 		return Row{}, err
 	}
-	ours := func() (rate float64, err error) {
-		err = a.Do(func() error {
-			rate, err = installOurs(a)
-			return err
-		})
-		return rate, err
+	program, err := os.Executable()
+	if err != nil {
+		return Row{}, err
+	}
+	ours := func() (float64, error) {
+		// A process of its own is in the namespace with all its threads, as the
+		// daemon is.
+		out, err := a.Run(program, "-installs")
+		if err != nil {
+			return 0, err
+		}
+		return strconv.ParseFloat(strings.TrimSpace(out), 64)
 	}
 	peer := func() (float64, error) {
 		start := time.Now()
@@ -126,7 +148,7 @@ func installRate(o options) (Row, error) {
 		if err != nil {
 			return 0, fmt.Errorf("%w: %s", err, out)
 		}
-		if err := installed(a); err != nil {
+		if err := installed(a.Run); err != nil {
 			return 0, err
 		}
 		_, err = a.Run("ip", "xfrm", "state", "flush")
@@ -137,14 +159,15 @@ func installRate(o options) (Row, error) {
 	return pairs(o.pairs, false, ours, peer)
 }
 
-// installed reports whether all states and policies are there.
-func installed(h *harness.Host) error {
+// installed reports whether all states and policies are there, by ip(8) in
+// their network namespace.
+func installed(run func(name string, args ...string) (string, error)) error {
 	for what, want := range map[string]int{"state": 2 * installPairs, "policy": 3 * installPairs} {
-		out, err := exec.Command("ip", "-n", h.Namespace(), "xfrm", what).Output()
+		out, err := run("ip", "xfrm", what)
 		if err != nil {
 			return err
 		}
-		if got := strings.Count("\n"+string(out), "\nsrc "); got != want {
+		if got := strings.Count("\n"+out, "\nsrc "); got != want {
 			return fmt.Errorf("the kernel has %d of %d: %s", got, want, what)
 		}
 	}
@@ -154,7 +177,9 @@ func installed(h *harness.Host) error {
 // subnet is the network of pair i at a site.
 func subnet(site, i int) string { return fmt.Sprintf("10.%d.%d.0/24", 10*site+i/250, i%250) }
 
-func installOurs(h *harness.Host) (float64, error) {
+// installOurs installs the pairs in the process's network namespace and returns
+// how many in a second.
+func installOurs() (float64, error) {
 	b, err := offload.New(offload.Options{Kinds: []sa.Kind{sa.Kernel}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		return 0, err
@@ -188,7 +213,19 @@ func installOurs(h *harness.Host) (float64, error) {
 		}
 	}
 	took := time.Since(start)
-	return installPairs / took.Seconds(), installed(h)
+	return installPairs / took.Seconds(), installed(func(name string, args ...string) (string, error) {
+		out, err := exec.Command(name, args...).Output()
+		return string(out), err
+	})
+}
+
+// printInstalls installs pairs for a process that has this one do it.
+func printInstalls() error {
+	rate, err := installOurs()
+	if err == nil {
+		fmt.Println(rate)
+	}
+	return err
 }
 
 // batchCommands are the same pairs in ip(8)'s words.
