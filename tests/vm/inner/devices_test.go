@@ -23,9 +23,9 @@ func TestQuicksandDeviceGone(t *testing.T) {
 	d.placed(t, d.up(t, d.q, "alone"), "crypto")
 	d.aliveIn(t, 0)
 	begin := d.q.Log.Mark()
-	ok(t, xfrm(d.a, "link set "+nicA+" netns "+d.wire.Namespace()))
-	ok(t, d.b.SetLink(nicB, false))
+	ok(t, d.b.SetLink(nicB, false)) // or the peer would go on answering there
 	t.Cleanup(func() { d.b.SetLink(nicB, true) })
+	ok(t, xfrm(d.a, "link set "+nicA+" netns "+d.wire.Namespace()))
 	d.alive(t, tunnel4.innerA, tunnel4.innerB)
 	if c := d.changed(t, "packet", first); c.Placement != "kernel" {
 		t.Errorf("it runs as %s on %q (%s) without the device", c.Placement, c.Device, c.Detail)
