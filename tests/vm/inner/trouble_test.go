@@ -148,7 +148,7 @@ func TestQuicksandMany(t *testing.T) {
 	}
 	begin := time.Now()
 	d.load(t, over(tunnel4, nil), children...)
-	if err := harness.Poll(4*time.Minute, func() error {
+	if err := harness.PollEvery(2*time.Second, 4*time.Minute, func() error {
 		if got := strings.Count(shown(t, nicA, "states"), "packet "); got != 2*many {
 			return fmt.Errorf("the device has %d states of %d", got, 2*many)
 		}
