@@ -352,11 +352,11 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// TestClearTextNever watches the wire from before the trap to after the last
-// pair.
+// TestClearTextNever watches what leaves from before the trap to after the last
+// pair. At the other end, the kernel shows a device's packets decrypted as well.
 func TestClearTextNever(t *testing.T) {
 	a, b := newSites(t)
-	wire := exec.Command("ip", "netns", "exec", b.ns, "tcpdump", "-i", "eth0", "-n", "-l", "--immediate-mode", "net", netA, "or", "net", netB)
+	wire := exec.Command("ip", "netns", "exec", a.ns, "tcpdump", "-i", "eth0", "-Q", "out", "-n", "-l", "--immediate-mode", "net", netA, "or", "net", netB)
 	var seen strings.Builder
 	wire.Stdout = &seen
 	stderr, _ := wire.StderrPipe()
