@@ -440,6 +440,8 @@ func TestKnownLimits(t *testing.T) {
 		{"mlx5_core", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.ReplayWindow = 512 }, "no replay window of 512"},
 		{"", sa.Packet, "ah:sha256", nil, "only ESP can be offloaded"},
 		{"somebody's", sa.Packet, "aes128-sha256", nil, ""},
+		{"somebody's", sa.Packet, "aes128gcm16", func(p *sa.Pair) { p.Marking.IfIDIn = 1 }, "no firewall marks and knows no XFRM interfaces"},
+		{"somebody's", sa.Crypto, "aes128gcm16", func(p *sa.Pair) { p.Marking.SetOut.Mask = 1 }, ""},
 	} {
 		p := pairOf(c.suite)
 		if c.change != nil {

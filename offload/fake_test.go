@@ -133,7 +133,7 @@ func (k *fakeKernel) handle(m netlink.Message) {
 	case msgNewPolicy, msgUpdPolicy:
 		p, _ := decodePolicy(body)
 		for _, b := range k.policies {
-			if o, _ := decodePolicy(b); o.Selector == p.Selector && o.Dir == p.Dir && o.Guard == p.Guard && m.Header.Type == msgNewPolicy {
+			if o, _ := decodePolicy(b); o.slot() == p.slot() && m.Header.Type == msgNewPolicy {
 				k.fail(m, unix.EEXIST, "")
 				return
 			}
@@ -162,6 +162,11 @@ func (k *fakeKernel) handle(m netlink.Message) {
 	if m.Header.Flags&netlink.Acknowledge != 0 {
 		k.reply(m, netlink.Error, 0, make([]byte, 20))
 	}
+}
+
+// slot is what no two of the kernel's policies have alike.
+func (p *policy) slot() slotKey {
+	return slotKey{dir: p.Dir, sel: p.Selector, mark: p.Mark, ifID: p.IfID, guard: p.Guard}
 }
 
 func stateIn(body []byte) stateID {

@@ -50,6 +50,9 @@ func refuses(driver string, k sa.Kind, q *sa.Pair) string {
 	if q.Suite.Protocol != sa.ESP {
 		return "only ESP can be offloaded"
 	}
+	if k == sa.Packet && q.Marking != (sa.Marking{}) {
+		return "a NIC with packet offload looks at no firewall marks and knows no XFRM interfaces"
+	}
 	l, known := drivers[driver]
 	if !known {
 		return ""

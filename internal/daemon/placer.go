@@ -52,9 +52,12 @@ type standing struct {
 	pairs    int // installed now
 }
 
-type selectors struct{ local, remote sa.Selector }
+type selectors struct {
+	local, remote sa.Selector
+	marking       sa.Marking
+}
 
-func selectorsOf(p *sa.Policy) selectors { return selectors{p.LocalTS, p.RemoteTS} }
+func selectorsOf(p *sa.Policy) selectors { return selectors{p.LocalTS, p.RemoteTS, p.Marking} }
 
 // trapped is a trap policy that stands.
 type trapped struct {

@@ -102,12 +102,13 @@ func TestRenderCorners(t *testing.T) {
 	ah := established(time.Second, now).Children[0]
 	pair := *ah.Pair
 	pair.Mode, pair.Encap = sa.Transport, false
+	pair.Marking = sa.Marking{In: sa.Mark{Value: 0x1f, Mask: 0xff}, IfIDOut: 7}
 	pair.Suite = sa.Suite{Protocol: sa.AH, Integrity: sa.HMACSHA256}
 	ah = ike.ChildInfo{State: ike.ChildInstalling, Pair: &pair, Installed: now.Add(time.Second)}
 	m = &Message{}
 	renderChild(m, &ah, sa.Counters{}, sa.Counters{}, now)
 	const wantAH = "{name=net uniqueid=4 reqid=1 state=INSTALLING mode=TRANSPORT protocol=AH spi-in=00877b04 spi-out=b033b3f3 " +
-		"integ-alg=HMAC_SHA2_256_128 bytes-in=0 packets-in=0 bytes-out=0 packets-out=0 install-time=0 " +
+		"integ-alg=HMAC_SHA2_256_128 mark-in=0000001f mark-mask-in=000000ff if-id-out=00000007 bytes-in=0 packets-in=0 bytes-out=0 packets-out=0 install-time=0 " +
 		"local-ts=[10.1.0.0/24] remote-ts=[10.2.0.0/24]}"
 	if got := dump(m); got != wantAH {
 		t.Errorf("an AH child is\n%s\nwant\n%s", got, wantAH)

@@ -15,17 +15,17 @@ import (
 func TestQuicksandDeviceGone(t *testing.T) {
 	d := start(t, 2, harness.StrongSwan)
 	ok(t, d.net.Link(d.a, []string{"198.51.100.1/24"}, d.b, []string{"198.51.100.2/24"}))
-	ok(t, xfrm(d.a, "addr add "+harness.AddrA+"/32 dev lo", "route add "+harness.AddrB+"/32 via 198.51.100.2 metric 999"))
-	ok(t, xfrm(d.b, "route add "+harness.AddrA+"/32 via 198.51.100.1 metric 999"))
+	ok(t, xfrm(d.a, "addr add "+harness.AddrA+"/32 dev lo", "route add 10.9.0.0/24 via 198.51.100.2 metric 999"))
+	ok(t, xfrm(d.b, "addr add "+harness.AddrB+"/32 dev lo", "route add 10.9.0.0/24 via 198.51.100.1 metric 999"))
 	d.load(t, over(tunnel4, nil), lan("packet", 0, "aes128gcm16", "auto"), lan("alone", 1, "aes128gcm16", "crypto"))
 	first := d.up(t, d.q, "packet")
 	d.placed(t, first, "packet")
 	d.placed(t, d.up(t, d.q, "alone"), "crypto")
 	d.aliveIn(t, 0)
 	begin := d.q.Log.Mark()
-	ok(t, xfrm(d.a, "link set "+nicA+" netns "+d.wire.Namespace()))
-	ok(t, d.b.SetLink(nicB, false))
+	ok(t, d.b.SetLink(nicB, false)) // or the peer would go on answering there
 	t.Cleanup(func() { d.b.SetLink(nicB, true) })
+	ok(t, xfrm(d.a, "link set "+nicA+" netns "+d.wire.Namespace()))
 	d.alive(t, tunnel4.innerA, tunnel4.innerB)
 	if c := d.changed(t, "packet", first); c.Placement != "kernel" {
 		t.Errorf("it runs as %s on %q (%s) without the device", c.Placement, c.Device, c.Detail)
@@ -49,8 +49,8 @@ func TestQuicksandAbove(t *testing.T) {
 		dev, kind, words string
 		make             []string
 	}{
-		{"bond0", "crypto", "bond0 over " + nicA, []string{"link set " + nicA + " down", "link add bond0 type bond mode active-backup",
-			"link set " + nicA + " master bond0"}},
+		{"bond0", "crypto", "bond0 over " + nicA, []string{"link set " + nicA + " down", "link add bond0 type bond",
+			"link set bond0 type bond mode active-backup", "link set " + nicA + " master bond0"}},
 		{"tagged", "kernel", "is a VLAN on " + nicA, []string{"link add link " + nicA + " name tagged type vlan id 5"}},
 	} {
 		t.Run(c.dev, func(t *testing.T) {

@@ -31,14 +31,14 @@ func (d *duo) marking(t *testing.T) {
 	}
 	d.placed(t, d.up(t, d.q, "mark"), "kernel")
 	d.counts(t, "interface")
-	if err := d.marked("0x1f"); err != nil {
+	if err := d.marked(0x1f); err != nil {
 		t.Error(err)
 	}
 	if k := stop(); k.esp < 14 {
 		t.Errorf("%d ESP packets on the wire", k.esp)
 	}
 	// Other marks are not the child's, and go as they are routed.
-	if err := d.marked("0x20"); err == nil {
+	if err := d.marked(0x20); err == nil {
 		t.Error("what has another mark passes the child")
 	}
 	list, err := d.q.Swanctl("--list-sas", "--raw")
@@ -51,10 +51,10 @@ func (d *duo) marking(t *testing.T) {
 }
 
 // marked pings with a firewall mark.
-func (d *duo) marked(mark string) error {
+func (d *duo) marked(mark int) error {
 	out, err := d.a.Run("ping", "-c", "3", "-i", "0.2", "-W", "2", "-m", fmt.Sprint(mark), "-I", "10.1.1.1", "10.2.1.1")
 	if err == nil && !strings.Contains(out, " 0% packet loss") {
-		err = fmt.Errorf("ping with mark %s: %s", mark, out)
+		err = fmt.Errorf("ping with mark %#x: %s", mark, out)
 	}
 	return err
 }
