@@ -81,7 +81,7 @@ fuzz: ## run each fuzz target for FUZZTIME
 	done
 
 .PHONY: bench
-bench: setup-vm build ## measure beside peers and write bench/; BENCH names one group of crypto, dh, quickmode, tunnel, xfrm; BENCH_ARGS go to it
+bench: setup-vm build ## measure beside peers and write bench/; BENCH names one group of crypto, dh, quickmode, storm, tunnel, xfrm; BENCH_ARGS go to it
 	@tests/setup.sh libipsec-mb-dev openssl
 	@for p in gcm cbc; do gcc -O2 -o bin/ipsecmb-$$p tests/perf/ipsecmb/$$p.c -lIPSec_MB || exit 1; done
 	$(GO) build -o bin/wireguard ./tests/perf/wireguard

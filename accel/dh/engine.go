@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"quicksand/accel"
 )
@@ -206,6 +207,7 @@ func (e *Engine) run(core []int, ready chan<- error) {
 	defer e.workers.Done()
 	if core != nil {
 		runtime.LockOSThread()
+		nameThread()
 		if err := accel.Pin(core...); err != nil {
 			ready <- err
 			return
@@ -218,8 +220,9 @@ func (e *Engine) run(core []int, ready chan<- error) {
 			return
 		}
 		out := make([]Result, len(batch))
+		begun := time.Now()
 		e.kernels[batch[0].Group].compute(e.random, batch, out)
-		e.count(out)
+		e.count(batch[0].Group, out, time.Since(begun))
 		for i, r := range batch {
 			r.Done(out[i])
 		}
@@ -252,9 +255,10 @@ func fairPart(lanes, waiting, idle int) int {
 	return min(lanes, (waiting+idle)/(idle+1))
 }
 
-func (e *Engine) count(out []Result) {
+func (e *Engine) count(g Group, out []Result, took time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.queue.took(g, took)
 	e.stats.Running -= len(out)
 	e.stats.Answered += uint64(len(out))
 	e.stats.Batches++

@@ -26,6 +26,8 @@ func (p *Plane) Supports(q *sa.Pair) error {
 	switch {
 	case q.Offload == sa.OffloadCrypto || q.Offload == sa.OffloadPacket:
 		return fmt.Errorf("user space does not offload to a NIC, as hw_offload = %s asks", q.Offload)
+	case q.Marking != sa.Marking{}:
+		return errors.New("user space has no firewall marks and no XFRM interfaces")
 	case q.Encap && q.Suite.Protocol != sa.ESP:
 		return errors.New("only ESP can be encapsulated in UDP")
 	case !given(q.Local.Addr()) || !given(q.Remote.Addr()) || family(q.Local.Addr()) != family(q.Remote.Addr()):
