@@ -141,3 +141,26 @@ func step(m *[wordsX1 + 1]*big.Int, swap bool) {
 	m[wordsX2] = mul(aa, bb)
 	m[wordsZ2] = mul(e, add(aa, mul(big.NewInt(121665), e)))
 }
+
+// TestLimbs cuts numbers into limbs and puts them together again, which needs no
+// IFMA: what comes out is what went in, reduced and without the top bit.
+func TestLimbs(t *testing.T) {
+	for _, w := range wordEdges(new(big.Int).Lsh(big.NewInt(1), 256)) {
+		in := fromWords(w[:])
+		b := in.FillBytes(make([]byte, Size))
+		slices.Reverse(b)
+		e := make([]uint64, element)
+		for lane := range Lanes {
+			load(e, lane, b)
+		}
+		for lane := range Lanes {
+			out := make([]byte, Size)
+			store(out, e, lane)
+			slices.Reverse(out)
+			want := mod(in.SetBit(in, 255, 0))
+			if got := new(big.Int).SetBytes(out); got.Cmp(want) != 0 {
+				t.Fatalf("lane %d of %x is %x, want %x", lane, w, got, want)
+			}
+		}
+	}
+}
