@@ -92,6 +92,10 @@ fuzz: ## run each fuzz target for FUZZTIME
 		done; \
 	done
 
+.PHONY: timing
+timing: ## ask by statistics whether times depend on secrets; wants a quiet machine
+	$(GO) test -count=1 -tags timing -run Timing -v ./accel/... ./fallback/aead
+
 .PHONY: bench
 bench: setup-vm build ## measure beside peers and write bench/; BENCH names one group of crypto, dh, quickmode, storm, tunnel, xdp, xfrm; BENCH_ARGS go to it
 	@tests/setup.sh libipsec-mb-dev openssl

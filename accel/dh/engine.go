@@ -145,16 +145,25 @@ func (e *Engine) Submit(r Request) error {
 	if r.Private != nil && r.Private.group != r.Group {
 		return fmt.Errorf("submit request: %w: %s with a key of %s", ErrGroup, r.Group, r.Private.group)
 	}
+	if err := e.put(&r); err != nil {
+		return fmt.Errorf("submit request: %w", err)
+	}
+	// Without the lock, for which the worker would have to wait again.
+	e.work.Signal()
+	return nil
+}
+
+// put queues a request.
+func (e *Engine) put(r *Request) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return fmt.Errorf("submit request: %w", ErrClosed)
+		return ErrClosed
 	}
-	if !e.queue.put(&r) {
+	if !e.queue.put(r) {
 		e.stats.Refused++
-		return fmt.Errorf("submit request: %w", ErrQueueFull)
+		return ErrQueueFull
 	}
-	e.work.Signal()
 	return nil
 }
 

@@ -3,9 +3,7 @@
 // Package dudect asks, by statistics, whether the time that code takes depends on
 // what must not show (Reparaz, Balasch, Verbauwhede: Dude, is my code constant
 // time?, 2017). It needs a quiet machine, so the tests that use it have the build
-// tag "timing" and are not among the others:
-//
-//	go test -tags timing -run Timing ./accel/... ./fallback/aead
+// tag "timing" and are not among the others: "make timing".
 package dudect
 
 import (

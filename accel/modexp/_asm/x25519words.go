@@ -46,63 +46,41 @@ func (f *field25519) store(to func(int) Mem) {
 	}
 }
 
-// product sets r to a*b, by rows with two chains of carries.
-func product(r [8]GPPhysical, lo, hi, zero GPPhysical, a, b func(int) Mem) {
-	MOVQ(a(0), RDX)
-	XORL(zero.As32(), zero.As32())
-	MULXQ(b(0), r[0], r[1])
-	MULXQ(b(1), lo, r[2])
-	ADDQ(lo, r[1])
-	MULXQ(b(2), lo, r[3])
-	ADCQ(lo, r[2])
-	MULXQ(b(3), lo, r[4])
-	ADCQ(lo, r[3])
-	ADCQ(zero, r[4])
-	for i := 1; i < fw; i++ {
-		MOVQ(a(i), RDX)
-		XORL(zero.As32(), zero.As32()) // and both carries
-		for j := range fw - 1 {
-			MULXQ(b(j), lo, hi)
-			ADCXQ(lo, r[i+j])
-			ADOXQ(hi, r[i+j+1])
+// row adds a word's multiple of b to the lower four of five words of a sum, with two
+// chains of carries, and sets the fifth; the first row sets them all.
+func (f *field25519) row(r []GPPhysical, first bool, a Mem, b func(int) Mem) {
+	MOVQ(a, RDX)
+	XORL(f.zero.As32(), f.zero.As32()) // and both carries
+	if first {
+		MULXQ(b(0), r[0], r[1])
+		for j := 1; j < fw; j++ {
+			MULXQ(b(j), f.lo, r[j+1])
+			ADCXQ(f.lo, r[j])
 		}
-		MULXQ(b(3), lo, r[i+4])
-		ADCXQ(lo, r[i+3])
-		ADCXQ(zero, r[i+4])
-		ADOXQ(zero, r[i+4])
+		ADCXQ(f.zero, r[fw])
+		return
 	}
+	for j := range fw - 1 {
+		MULXQ(b(j), f.lo, f.hi)
+		ADCXQ(f.lo, r[j])
+		ADOXQ(f.hi, r[j+1])
+	}
+	MULXQ(b(fw-1), f.lo, r[fw])
+	ADCXQ(f.lo, r[fw-1])
+	ADCXQ(f.zero, r[fw])
+	ADOXQ(f.zero, r[fw])
 }
 
 // mulPair sets two elements to the products of two pairs, row by row in turn:
 // neither waits for the other, and each row of one gives the other's time to
-// finish. The lower words lie in the outcome's memory until the end.
+// finish. The lower words lie in the outcome's memory until the end, which is not
+// to be a factor's.
 func (f *field25519) mulPair(out, a, b [2]func(int) Mem) {
 	// Five words of each are in use at a time.
 	sums := [2][]GPPhysical{{R8, R9, R10, R11, R12}, {R13, R14, R15, RSI, RBP}}
 	for i := range fw {
 		for k, r := range sums {
-			MOVQ(a[k](i), RDX)
-			XORL(f.zero.As32(), f.zero.As32()) // and both carries
-			if i == 0 {
-				MULXQ(b[k](0), r[0], r[1])
-				MULXQ(b[k](1), f.lo, r[2])
-				ADCXQ(f.lo, r[1])
-				MULXQ(b[k](2), f.lo, r[3])
-				ADCXQ(f.lo, r[2])
-				MULXQ(b[k](3), f.lo, r[4])
-				ADCXQ(f.lo, r[3])
-				ADCXQ(f.zero, r[4])
-			} else {
-				for j := range fw - 1 {
-					MULXQ(b[k](j), f.lo, f.hi)
-					ADCXQ(f.lo, r[j])
-					ADOXQ(f.hi, r[j+1])
-				}
-				MULXQ(b[k](3), f.lo, r[4])
-				ADCXQ(f.lo, r[3])
-				ADCXQ(f.zero, r[4])
-				ADOXQ(f.zero, r[4])
-			}
+			f.row(r, i == 0, a[k](i), b[k])
 			MOVQ(r[0], out[k](i))
 			sums[k] = append(r[1:5:5], r[0])
 		}
@@ -129,8 +107,8 @@ func (f *field25519) mulPair(out, a, b [2]func(int) Mem) {
 
 // square sets r to a*a: products of different words once, doubled while the
 // squares are added. a may be four registers that are not of r.
-func square(r [8]GPPhysical, lo, hi GPPhysical, a func(int) Op) {
-	zero := r[7]
+func (f *field25519) square(a func(int) Op) {
+	r, lo, hi, zero := f.r, f.lo, f.hi, f.r[7]
 	MOVQ(a(0), RDX)
 	XORL(zero.As32(), zero.As32()) // and both carries
 	MULXQ(a(1), r[1], r[2])
@@ -166,12 +144,14 @@ func square(r [8]GPPhysical, lo, hi GPPhysical, a func(int) Op) {
 }
 
 func (f *field25519) mul(a, b func(int) Mem) {
-	product(f.r, f.lo, f.hi, f.zero, a, b)
+	for i := range fw {
+		f.row(f.r[i:i+fw+1], i == 0, a(i), b)
+	}
 	f.reduce()
 }
 
 func (f *field25519) sqr(a func(int) Mem) {
-	square(f.r, f.lo, f.hi, func(i int) Op { return a(i) })
+	f.square(func(i int) Op { return a(i) })
 	f.reduce()
 }
 
@@ -205,33 +185,30 @@ func fold(r []GPPhysical, high GPPhysical) {
 	}
 }
 
-// add sets r to a+b. What is left where it carries is below 2^25, so that 38 more
-// do not carry.
-func (f *field25519) add(a, b func(int) Mem) {
+// combine sets r to a+b or a-b, and lo to 38 where that carries or borrows.
+func (f *field25519) combine(first, next func(Op, Op), a, b func(int) Mem) {
 	for i := range fw {
 		MOVQ(a(i), f.r[i])
 	}
-	ADDQ(b(0), f.r[0])
+	first(b(0), f.r[0])
 	for i := 1; i < fw; i++ {
-		ADCQ(b(i), f.r[i])
+		next(b(i), f.r[i])
 	}
 	SBBQ(f.lo, f.lo)
 	ANDL(Imm(38), f.lo.As32())
+}
+
+// add sets r to a+b. What is left where it carries is below 2^25, so that 38 more
+// do not carry.
+func (f *field25519) add(a, b func(int) Mem) {
+	f.combine(ADDQ, ADCQ, a, b)
 	ADDQ(f.lo, f.r[0])
 }
 
 // sub sets r to a-b. A borrow is 2^256 too much, and 38 less; what is left then is
 // not below 2^254, so that it does not borrow again.
 func (f *field25519) sub(a, b func(int) Mem) {
-	for i := range fw {
-		MOVQ(a(i), f.r[i])
-	}
-	SUBQ(b(0), f.r[0])
-	for i := 1; i < fw; i++ {
-		SBBQ(b(i), f.r[i])
-	}
-	SBBQ(f.lo, f.lo)
-	ANDL(Imm(38), f.lo.As32())
+	f.combine(SUBQ, SBBQ, a, b)
 	SUBQ(f.lo, f.r[0])
 	for i := 1; i < fw; i++ {
 		SBBQ(Imm(0), f.r[i])
@@ -350,7 +327,7 @@ func mulSqrWords() {
 	for i := range fw {
 		MOVQ(f.r[i], held[i])
 	}
-	square(f.r, f.lo, f.hi, func(i int) Op { return held[i] })
+	f.square(func(i int) Op { return held[i] })
 	f.reduce()
 	Label("more")
 	DECQ(n)

@@ -82,8 +82,8 @@ func coordinate(b []byte) (w [4]uint64) {
 	return w
 }
 
-// putReduced writes a number, of which all but the low bits of the fifth word are
-// the sum of limbs, reduced to below 2^255-19, and overwrites it.
+// putReduced writes a number below 2^260 reduced to below 2^255-19, and overwrites
+// it.
 func putReduced(b []byte, w *[5]uint64) {
 	// Twice: the first fold leaves less than 2^255 + 19*2^5, and adding 19 to
 	// what the second leaves carries into bit 255 where it is at least p.
