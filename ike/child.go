@@ -48,6 +48,7 @@ type child struct {
 	rekeyed   bool
 	used      bool // the peer has sent over it
 	ended     bool // one end has told the other that it is gone
+	told      bool // the log has that the peer deleted it
 
 	rekeyAt, expireAt, doom *timer
 	settle                  *timer // until when the pair is not sent over yet
@@ -290,8 +291,8 @@ func (c *child) firstUse() {
 func (c *child) deletedByPeer() {
 	s := c.s
 	wasLive := c.live()
-	c.e.log(s, 0, slog.LevelInfo, fmt.Sprintf("peer deleted child %s{%d} %s_o", c.cfg.Name, c.pair.ID, c.pair.Out.SPI))
-	c.ended = true
+	c.e.log(s, 0, slog.LevelInfo, fmt.Sprintf("peer deleted child %s{%d}: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
+	c.ended, c.told = true, true
 	if !wasLive && c.state == ChildSuperseded {
 		c.e.stop(c.doom)
 		c.doom = c.e.after(afterDelete, func() { c.remove(false) })
@@ -376,7 +377,9 @@ func (c *child) remove(notify bool) {
 	wasLive := c.live()
 	c.state = ChildDeleted
 	if wasLive {
-		e.log(s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} closed: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
+		if !c.told {
+			e.log(s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} closed: %s_i %s_o", c.cfg.Name, c.pair.ID, c.pair.In.SPI, c.pair.Out.SPI))
+		}
 		e.emit(ChildUpdown{Up: false, IKE: ike, Child: c.info()})
 	}
 }

@@ -3,6 +3,8 @@
 package sa
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"time"
@@ -13,7 +15,11 @@ import (
 type SPI uint32
 
 // String returns the SPI as eight hexadecimal digits.
-func (s SPI) String() string { return fmt.Sprintf("%08x", uint32(s)) }
+func (s SPI) String() string {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(s))
+	return hex.EncodeToString(b[:])
+}
 
 // SA is what is particular to one direction: its SPI and keys.
 type SA struct {

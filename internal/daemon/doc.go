@@ -6,6 +6,8 @@
 // backend of every pair of SAs (RFC 4301 section 4.4.2) and brings up, traps
 // or installs what the configuration wants standing.
 //
-// One goroutine, the loop, owns the engine and calls the backends; whatever
-// else happens reaches it as a message.
+// The engine and the backends are called by one goroutine at a time, the one that
+// has the turn: the loop, which whatever happens reaches as a message, or a
+// socket's reader, which handles a datagram itself where nothing else is in hand.
+// "In the loop" means with the turn.
 package daemon
