@@ -20,9 +20,9 @@ import (
 
 const firstSPI = 0x10000000
 
-// walkers loads the programs of bpf/walk.c on a program's tables, with their
-// constants set.
-func walkers(t testing.TB, p *Program, constants map[string]any) *ebpf.Collection {
+// walkers loads the programs of bpf/walk.c on a program's tables, and the
+// kernel's hash table if there is one, with their constants set.
+func walkers(t testing.TB, p *Program, hash *ebpf.Map, constants map[string]any) *ebpf.Collection {
 	t.Helper()
 	spec, err := loadWalk()
 	if err != nil {
@@ -36,13 +36,16 @@ func walkers(t testing.TB, p *Program, constants map[string]any) *ebpf.Collectio
 			t.Fatal(err)
 		}
 	}
-	spec.Maps["hash"].MaxEntries = uint32(p.options.MaxSPIs)
 	m := &p.objects.SteerMaps
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	maps := map[string]*ebpf.Map{
 		"buckets": m.Buckets, "signposts": m.Signposts, "homes": m.Homes, "uses": m.Uses, "tallies": m.Tallies,
 		"layout": m.Layout, "sockets": m.Sockets, "cpus": m.Cpus,
 		"devices": m.Devices, "next_hops": m.NextHops, "sources": m.Sources,
-	}})
+	}
+	if hash != nil {
+		maps["hash"], spec.Maps["hash"].MaxEntries = hash, hash.MaxEntries()
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,13 +53,13 @@ func walkers(t testing.TB, p *Program, constants map[string]any) *ebpf.Collectio
 	return c
 }
 
-// benchProgram is a program with n SPIs.
-func benchProgram(b *testing.B, n int, to Target) *Program {
+// benchProgram is a program with n SPIs, which are passed.
+func benchProgram(b *testing.B, n int) *Program {
 	b.Helper()
 	needKernel(b)
 	p := open(b, Options{MaxSPIs: n})
 	for i := range n {
-		insert(b, p, benchKey(i), to)
+		insert(b, p, benchKey(i), Target{Action: Pass})
 	}
 	if err := p.SetCPU(0, 64); err != nil {
 		b.Fatal(err)
@@ -80,7 +83,18 @@ func hashKeyOf(i int) hashKey {
 	return k
 }
 
-// fillHash puts the same SPIs into the kernel's hash table.
+// newHash is a hash table of the kernel's.
+func newHash(b *testing.B, room int) *ebpf.Map {
+	b.Helper()
+	hash, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 24, ValueSize: 8, MaxEntries: uint32(room)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { hash.Close() })
+	return hash
+}
+
+// fillHash puts n SPIs into a hash table.
 func fillHash(b *testing.B, hash *ebpf.Map, n int) {
 	b.Helper()
 	for first := 0; first < n; first += 1 << 16 {
@@ -128,7 +142,7 @@ func perPacket(b *testing.B, frame []byte, programs ...timed) []float64 {
 func BenchmarkSteer(b *testing.B) {
 	verdict := [...]Verdict{Pass: Passed, Drop: Dropped, ToCPU: OnCPU, ToDevice: Forwarded}
 	measure := func(b *testing.B, p *Program, frame []byte, want uint32) {
-		c := walkers(b, p, nil)
+		c := walkers(b, p, nil, nil)
 		for b.Loop() {
 			took := perPacket(b, frame, timed{c.Programs["pass_all"], xdpPass},
 				timed{c.Programs["redirect_all"], xdpRedirect}, timed{p.objects.QuicksandSteer, want})
@@ -139,9 +153,13 @@ func BenchmarkSteer(b *testing.B) {
 		}
 	}
 	for _, n := range []int{1, 10_000, maxSPIs} {
+		p := benchProgram(b, n)
 		for _, to := range []Target{{Action: Pass}, {Action: Drop}, {Action: ToCPU}, {Action: ToDevice}} {
 			b.Run(fmt.Sprintf("%s, %d SPIs", to.Action, n), func(b *testing.B) {
-				measure(b, benchProgram(b, n, to), frame4(50, espPacket(firstSPI, 64)), does(verdict[to.Action]))
+				if err := p.Move(benchKey(0), to); err != nil {
+					b.Fatal(err)
+				}
+				measure(b, p, frame4(50, espPacket(firstSPI, 64)), does(verdict[to.Action]))
 			})
 		}
 	}
@@ -173,7 +191,8 @@ func BenchmarkSteer(b *testing.B) {
 // table takes for it. "ns/load" is what one load at random takes in as much
 // memory as the table, which bounds what finding an entry at random can take.
 func BenchmarkWalk(b *testing.B) {
-	p := benchProgram(b, maxSPIs, Target{Action: Pass})
+	p, hash := benchProgram(b, maxSPIs), newHash(b, maxSPIs)
+	fillHash(b, hash, maxSPIs)
 	for _, walk := range []struct {
 		name      string
 		constants map[string]any
@@ -185,8 +204,7 @@ func BenchmarkWalk(b *testing.B) {
 		{"random", map[string]any{"walk_mask": uint32(maxSPIs - 1)}},
 	} {
 		b.Run(walk.name, func(b *testing.B) {
-			c := walkers(b, p, walk.constants)
-			fillHash(b, c.Maps["hash"], maxSPIs)
+			c := walkers(b, p, hash, walk.constants)
 			frame := frame4(50, espPacket(firstSPI, 64))
 			var programs []timed
 			for _, name := range []string{"walk_pass", "walk_steer", "walk_lookup", "walk_hash"} {
@@ -275,10 +293,7 @@ func BenchmarkFill(b *testing.B) {
 		begin := time.Now()
 		fill(b, p, maxSPIs)
 		b.ReportMetric(maxSPIs/time.Since(begin).Seconds(), "SPIs/s")
-		hash, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 24, ValueSize: 8, MaxEntries: maxSPIs})
-		if err != nil {
-			b.Fatal(err)
-		}
+		hash := newHash(b, maxSPIs)
 		begin = time.Now()
 		for i := range maxSPIs {
 			key, value := hashKeyOf(i), uint64(i)
@@ -287,7 +302,6 @@ func BenchmarkFill(b *testing.B) {
 			}
 		}
 		b.ReportMetric(maxSPIs/time.Since(begin).Seconds(), "hash-SPIs/s")
-		hash.Close()
 		if err := p.Close(); err != nil {
 			b.Fatal(err)
 		}

@@ -40,10 +40,9 @@ type geometry struct {
 	first, buckets [tableLevels]uint32
 }
 
-// shape returns the geometry of a table with room for so many entries. A
-// level has about three times the room for what the one above is expected to
-// pass on, so that a table can only be called full before it is by a chance of
-// less than one in 10^9 (TestShape).
+// shape returns the geometry of a table with room for so many entries. Each
+// level has more than twice the room for what the one above is expected to pass
+// on, so that the last has none to take (TestShape).
 func shape(room int) geometry {
 	var g geometry
 	n := uint32(0)

@@ -61,7 +61,7 @@ func TestTableUnderPackets(t *testing.T) {
 	others.Go(func() { hammerTable(t, p, done, &changes) })
 	others.Go(func() { readTable(t, p, done, &reads) })
 
-	walk := walkers(t, p, map[string]any{"walk_mask": uint32(hammerStay + hammerMove - 1)}).Programs["walk_steer"]
+	walk := walkers(t, p, nil, map[string]any{"walk_mask": uint32(hammerStay + hammerMove - 1)}).Programs["walk_steer"]
 	random := rand.New(rand.NewPCG(9, 10))
 	frame := frame4(50, espPacket(firstSPI, 32))
 	var want [hammerStay + hammerMove]uint64
@@ -127,7 +127,7 @@ func TestMillion(t *testing.T) {
 		t.Errorf("one more: %v", err)
 	}
 	const packets, changed = 1 << 20, 1 << 16
-	walk := walkers(t, p, map[string]any{"walk_mask": uint32(maxSPIs - 1)}).Programs["walk_steer"]
+	walk := walkers(t, p, nil, map[string]any{"walk_mask": uint32(maxSPIs - 1)}).Programs["walk_steer"]
 	if _, err := walk.Run(&ebpf.RunOptions{Data: frame4(50, espPacket(firstSPI, 32)), Repeat: packets}); err != nil {
 		t.Fatal(err)
 	}
