@@ -155,11 +155,15 @@ func (p program) start(device string, workers int) (*attachment, error) {
 
 // open opens the sockets of every queue there is.
 func (p program) open(a *attachment, device string, workers int, o xdp.SocketOptions) error {
-	for queue := range maxQueues {
+	queues, err := xdp.Queues(device)
+	if err != nil {
+		return err
+	}
+	if queues > maxQueues {
+		return fmt.Errorf("its %d receive queues are more than %d", queues, maxQueues)
+	}
+	for queue := range queues {
 		sockets, err := xdp.OpenSockets(device, queue, workers, o)
-		if err != nil && queue > 0 && errors.Is(err, unix.EINVAL) {
-			return nil // the kernel's answer for a queue that is not there
-		}
 		if err != nil {
 			return err
 		}

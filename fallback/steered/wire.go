@@ -143,13 +143,16 @@ func (w *Wire) steer(name string) *device {
 		d = &device{name: name, wire: w}
 		w.devices[name] = d
 	}
-	if w.closed || d.attached() {
+	if w.closed || d.attached() || !d.retry.due() {
 		return d
 	}
 	err := d.attach()
 	why := ""
 	if err != nil {
 		why = err.Error()
+		d.retry.failed()
+	} else {
+		d.retry = backoff{}
 	}
 	d.say(why)
 	w.publish()
@@ -167,6 +170,19 @@ func (w *Wire) publish() {
 	w.live.Store(&live)
 }
 
+// unattached says whether it is time to try again to attach to a device that is
+// there.
+func (w *Wire) unattached() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, d := range w.devices {
+		if !d.attached() && d.retry.wait > 0 && d.retry.due() && w.host.index(name) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // linksChanged lets devices go that are not there any more, and begins with
 // those that are back.
 func (w *Wire) linksChanged() {
@@ -179,6 +195,7 @@ func (w *Wire) linksChanged() {
 				w.log.Debug("detach from a device that is gone", "device", name, "error", err)
 			}
 			d.say("the interface is gone")
+			d.retry = backoff{}
 			w.publish()
 		}
 		if !d.attached() && index != 0 {

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"quicksand/internal/swanctl"
 )
 
 // kept are the capabilities that the daemon goes on with: routes, addresses and
@@ -19,21 +21,21 @@ import (
 // opened again.
 var kept = []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
-// laterSteering is what loading a program takes, beside CAP_NET_ADMIN, for a
-// device that only an SA names. For one that the settings name the program is
-// loaded before, and attached with CAP_NET_ADMIN whenever the device is there.
-var laterSteering = []int{unix.CAP_BPF}
-
-// unlimitMemory lifts the limit on locked memory, of which the frames of AF_XDP
-// sockets are made, as far as that is allowed. Where it does not suffice,
-// opening them says so.
-func unlimitMemory() {
-	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
-		return
+// steeringLater returns the capabilities that steering takes once privileges
+// are dropped, beside the kept ones. A device that the settings name has its
+// program loaded before; one that only an SA names has not. The frames of
+// sockets are locked memory, of which the limit is lifted where that is allowed.
+func steeringLater(s *swanctl.Settings) (more []int) {
+	if s.XDPAuto {
+		more = append(more, unix.CAP_BPF)
 	}
-	limit.Cur = limit.Max
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
+	if s.XDPAuto || len(s.XDPInterfaces) > 0 {
+		limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
+			more = append(more, unix.CAP_IPC_LOCK)
+		}
+	}
+	return more
 }
 
 // pinPath is the folder of this network namespace in a BPF file system, or ""

@@ -161,7 +161,10 @@ func TestSteeredVLAN(t *testing.T) {
 			fmt.Sprintf("addr add 10.77.0.%d/24 dev v7", i+1),
 			"link set v7 up",
 		} {
-			_, err := h.Run("ip", strings.Fields(args)...)
+			out, err := h.Run("ip", strings.Fields(args)...)
+			if strings.Contains(out, "Unknown device type") {
+				t.Skip("the kernel has no VLAN devices (8021q)")
+			}
 			ok(t, err)
 		}
 	}
