@@ -47,6 +47,7 @@ static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static u32 (*bpf_get_smp_processor_id)(void) = (void *)8;
+static u64 (*bpf_jiffies64)(void) = (void *)118;
 static long (*bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
 

@@ -366,16 +366,14 @@ static __always_inline u32 limit(const struct xdp_md *ctx, const struct packet *
 static __always_inline int to_device(struct xdp_md *ctx, u32 target)
 {
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &target);
-	struct next_hop before, *addresses = at(ctx, 0, sizeof(*addresses));
+	struct next_hop *addresses = at(ctx, 0, sizeof(*addresses));
 	int action;
 
 	if (!hop || !addresses)
 		return XDP_PASS;
-	__builtin_memcpy(&before, addresses, sizeof(before));
-	__builtin_memcpy(addresses, hop, sizeof(*hop));
 	action = bpf_redirect_map(&devices, target, XDP_PASS);
-	if (action != XDP_REDIRECT)
-		__builtin_memcpy(addresses, &before, sizeof(before));
+	if (action == XDP_REDIRECT)
+		*addresses = *hop;
 	return action;
 }
 

@@ -125,16 +125,18 @@ struct tally {
 	u64 moves;   /* odd while recent goes to the counters */
 	u64 waiting; /* how many of recent are not there yet */
 	u64 fence;
-	u64 unused[5];
+	u64 tick; /* jiffies when it was now */
+	u64 now;
+	u64 unused[3];
 	struct recent_use recent[RECENT];
 	u64 packets[VERDICTS];
 	u64 bytes[VERDICTS]; /* of the frames */
-};
+} __attribute__((aligned(128))); /* CPUs fetch lines in pairs */
 
 /* The addresses that a frame gets on its way to another device. */
 struct next_hop {
-	u8 destination[6];
-	u8 source[6];
+	u16 destination[3];
+	u16 source[3];
 };
 
 /* A source of new exchanges: an IPv4 address, or an IPv6 /64. */

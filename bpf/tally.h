@@ -61,9 +61,24 @@ static __always_inline void move_uses(struct tally *t, u32 cpu)
 	t->moves++;
 }
 
+/*
+ * CLOCK_MONOTONIC_COARSE, which goes by ticks; the tick is a load from memory,
+ * the clock a call.
+ */
+static __always_inline u64 coarse_now(struct tally *t)
+{
+	u64 tick = bpf_jiffies64();
+
+	if (t->tick != tick) {
+		t->tick = tick;
+		t->now = bpf_ktime_get_coarse_ns();
+	}
+	return t->now;
+}
+
 static __always_inline void count_use(struct tally *t, u32 cpu, u32 place, u64 length)
 {
-	u64 waiting = t->waiting, now = bpf_ktime_get_coarse_ns();
+	u64 waiting = t->waiting, now = coarse_now(t);
 	struct recent_use *recent = &t->recent[(waiting - 1) & (RECENT - 1)];
 
 	if (waiting && recent->place == place) {

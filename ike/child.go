@@ -66,7 +66,7 @@ const (
 	overlapExtra = 7 * time.Second
 	afterDelete  = time.Second
 	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
-	settleTime   = 250 * time.Millisecond
+	settleTime   = time.Second
 	maxReplaced  = 16
 )
 
@@ -443,7 +443,7 @@ func (e *Engine) Policy(c *Connection, ch *Child, local, remote netip.AddrPort) 
 	l, r := ch.LocalTS.resolve(local.Addr()), ch.RemoteTS.resolve(remote.Addr())
 	return sa.Policy{
 		Conn: c.Name, Child: ch.Name, Mode: ch.Mode, Local: local, Remote: remote, LocalTS: l, RemoteTS: r,
-		Reqid: e.reqid(reqidKey{c.Name, ch.Name, l, r}, ch.ReqID),
+		Marking: ch.Marking, Reqid: e.reqid(reqidKey{c.Name, ch.Name, l, r}, ch.ReqID),
 	}
 }
 

@@ -88,6 +88,7 @@ type Child struct {
 	CopyDF            bool
 	CopyECN           bool
 	CopyDSCP          sa.DSCPCopy
+	Marking           sa.Marking
 	ReqID             uint32 // 0: chosen by the engine
 	StartAction       StartAction
 	CloseAction       StartAction

@@ -160,7 +160,7 @@ func (x *exchange) draft() *sa.Pair {
 	return &sa.Pair{
 		Policy: sa.Policy{
 			Conn: q.conn.Name, Child: q.cfg.Name, Mode: q.cfg.Mode,
-			Local: s.local, Remote: s.remote, LocalTS: q.local, RemoteTS: q.remote,
+			Local: s.local, Remote: s.remote, LocalTS: q.local, RemoteTS: q.remote, Marking: q.cfg.Marking,
 		},
 		Encap:        s.encap(),
 		ReplayWindow: q.cfg.ReplayWindow,

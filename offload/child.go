@@ -19,10 +19,11 @@ import (
 type childKey struct {
 	conn, child   string
 	local, remote sa.Selector
+	marking       sa.Marking
 }
 
 func keyOf(p *sa.Policy) childKey {
-	return childKey{conn: p.Conn, child: p.Child, local: p.LocalTS, remote: p.RemoteTS}
+	return childKey{conn: p.Conn, child: p.Child, local: p.LocalTS, remote: p.RemoteTS, marking: p.Marking}
 }
 
 // child is a policy of the contract: what it selects, and what carries it.
@@ -67,6 +68,8 @@ type slot struct {
 type slotKey struct {
 	dir   direction
 	sel   selector
+	mark  sa.Mark
+	ifID  uint32
 	guard bool
 }
 
@@ -108,8 +111,15 @@ func (s selector) priority() uint32 {
 
 // occupy gives the child its slots; they are filled by settle.
 func (b *Backend) occupy(c *child) {
+	m := c.key.marking
 	for _, sel := range selectorsOf(c.key) {
-		for _, k := range []slotKey{{dirOut, sel, true}, {dirOut, sel, false}, {dirIn, sel.reverse(), false}, {dirFwd, sel.reverse(), false}} {
+		out := slotKey{dir: dirOut, sel: sel, mark: m.Out, ifID: m.IfIDOut}
+		guard := out
+		guard.guard = true
+		in := slotKey{dir: dirIn, sel: sel.reverse(), mark: m.In, ifID: m.IfIDIn}
+		fwd := in
+		fwd.dir = dirFwd
+		for _, k := range []slotKey{guard, out, in, fwd} {
 			s := b.slots[k]
 			if s == nil {
 				s = &slot{key: k}
@@ -213,7 +223,7 @@ func (b *Backend) wanted(s *slot) *policy {
 	if c == nil {
 		return nil
 	}
-	p := &policy{Selector: s.key.sel, Dir: s.key.dir, Priority: s.key.sel.priority()}
+	p := &policy{Selector: s.key.sel, Dir: s.key.dir, Priority: s.key.sel.priority(), Mark: s.key.mark, IfID: s.key.ifID}
 	if s.installed != nil {
 		p.Index = s.installed.Index
 	} else {
@@ -327,7 +337,7 @@ func endpoints(p *sa.Policy, proto sa.Protocol) template {
 
 func (p *policy) equal(o *policy) bool {
 	return p.Selector == o.Selector && p.Dir == o.Dir && p.Priority == o.Priority && p.Index == o.Index &&
-		p.Block == o.Block && p.Guard == o.Guard && same(p.Template, o.Template) && same(p.Offload, o.Offload)
+		p.Block == o.Block && p.Guard == o.Guard && p.Mark == o.Mark && p.IfID == o.IfID && same(p.Template, o.Template) && same(p.Offload, o.Offload)
 }
 
 // same compares what two pointers point to.

@@ -39,7 +39,11 @@ func (b *Backend) makeStates(q *sa.Pair, how attempt) (in, out state, err error)
 	in, out = common, common
 	in.ID, in.Src, in.Inbound = stateID{local, q.In.SPI, q.Suite.Protocol}, remote, true
 	out.ID, out.Src = stateID{remote, q.Out.SPI, q.Suite.Protocol}, local
-	out.Mark = b.o.Mark
+	in.IfID, out.IfID = q.Marking.IfIDIn, q.Marking.IfIDOut
+	in.SetMark, out.SetMark = q.Marking.SetIn, q.Marking.SetOut
+	if b.o.Mark != 0 && out.SetMark.Mask == 0 {
+		out.SetMark = sa.Mark{Value: b.o.Mark, Mask: ^uint32(0)}
+	}
 	if err := errors.Join(in.transforms(q.Suite, &q.In), out.transforms(q.Suite, &q.Out)); err != nil {
 		return in, out, err
 	}

@@ -85,7 +85,7 @@ func (b *Backend) note(kind netlink.HeaderType, body []byte) {
 		}
 	case msgAcquire:
 		if a, err := decodeAcquire(body); err == nil {
-			b.acquire(b.byIndex[a.Index])
+			b.acquire(b.byIndex[a.Index], a.Selector.ends())
 		}
 	case msgMapping:
 		if m, err := decodeMapping(body); err == nil {
@@ -112,15 +112,23 @@ func (b *Backend) expire(id stateID, hard bool) {
 	}
 }
 
-// acquire reports that traffic met a trap. The kernel asks again while there
+// acquire reports that a packet met a trap. The kernel asks again while there
 // is traffic and no SA, every xfrm_acq_expires seconds.
-func (b *Backend) acquire(s *slot) {
+func (b *Backend) acquire(s *slot, packet [2]sa.Selector) {
 	if s == nil {
 		return
 	}
 	if c := s.winner(); c != nil && c.trap != nil && c.active == nil {
-		b.events.emit(sa.Event{Kind: sa.Acquire, Policy: *c.trap})
+		b.events.emit(sa.Event{Kind: sa.Acquire, Policy: *c.trap, Packet: packet})
 	}
+}
+
+// ends are a selector's two sides.
+func (s selector) ends() [2]sa.Selector {
+	from, to := sa.PrefixSelector(s.Src), sa.PrefixSelector(s.Dst)
+	from.Protocol, from.Port = s.Proto, s.SPort
+	to.Protocol, to.Port = s.Proto, s.DPort
+	return [2]sa.Selector{from, to}
 }
 
 // remap reports that a pair's authentic packets come from elsewhere.
@@ -174,7 +182,7 @@ func (b *Backend) resync() {
 func (b *Backend) acquireFor(s *seen) {
 	for _, c := range b.children {
 		if t := c.trap; t != nil && c.trapReqid == s.Reqid && t.Remote.Addr() == s.ID.Dst && len(c.slots) > 0 {
-			b.acquire(c.slots[0])
+			b.acquire(c.slots[0], [2]sa.Selector{})
 		}
 	}
 }

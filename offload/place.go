@@ -117,6 +117,9 @@ func (b *Backend) hopeless(a attempt, q *sa.Pair) string {
 		}
 		return words
 	}
+	if a.kind == sa.Packet && q.Marking != (sa.Marking{}) {
+		return "a NIC with packet offload looks at no firewall marks and knows no XFRM interfaces"
+	}
 	if words := refuses(a.egress.driver, a.kind, q); words != "" {
 		return words
 	}

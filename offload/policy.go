@@ -36,8 +36,10 @@ type policy struct {
 	Priority uint32 // the lowest is looked at first
 	Index    uint32
 	Block    bool
+	Mark     sa.Mark // of its packets
+	IfID     uint32  // of the XFRM interface that they pass
 	// Guard makes the policy differ from another one of the same selector: it
-	// is for packets that have not the mark guardMark, that is for all.
+	// is for packets that have not the mark of guards, that is for all.
 	Guard    bool
 	Template *template
 	Offload  *offloading
@@ -62,20 +64,28 @@ func (p *policy) encode() []byte {
 	if p.Offload != nil {
 		a.add(attrOffload, p.Offload.encode())
 	}
-	p.addMark(&a)
+	p.addMatch(&a)
 	return a.b
 }
 
-// guardMark is a bit of the firewall mark that nobody sets.
-const guardMark = 1 << 31
+// guarded is the mark of guards: a bit that nobody sets.
+var guarded = sa.Mark{Mask: 1 << 31}
 
-// addMark adds the mark by which the kernel tells a guard from the policy that
-// it guards.
-func (p *policy) addMark(a *attributes) {
+// addMatch adds what the policy's packets have to have beside what the selector
+// says, by which the kernel also tells a guard from the policy that it guards.
+func (p *policy) addMatch(a *attributes) {
+	m := p.Mark
 	if p.Guard {
+		m = guarded
+	}
+	if m.Mask != 0 {
 		mark := make([]byte, 8)
-		native.PutUint32(mark[4:], guardMark)
+		native.PutUint32(mark, m.Value)
+		native.PutUint32(mark[4:], m.Mask)
 		a.add(attrMark, mark)
+	}
+	if p.IfID != 0 {
+		a.addUint32(attrIfID, p.IfID)
 	}
 }
 
@@ -101,7 +111,7 @@ func (p *policy) encodeID() []byte {
 	native.PutUint32(b[56:], p.Index)
 	b[60] = uint8(p.Dir)
 	a := attributes{b}
-	p.addMark(&a)
+	p.addMatch(&a)
 	return a.b
 }
 
@@ -123,7 +133,11 @@ func decodePolicy(b []byte) (*policy, error) {
 		case kind == attrOffload:
 			p.Offload = decodeOffloading(data)
 		case kind == attrMark && len(data) >= 8:
-			p.Guard = native.Uint32(data[4:]) == guardMark
+			if p.Mark = (sa.Mark{Value: native.Uint32(data), Mask: native.Uint32(data[4:])}); p.Mark == guarded {
+				p.Mark, p.Guard = sa.Mark{}, true
+			}
+		case kind == attrIfID && len(data) >= 4:
+			p.IfID = native.Uint32(data)
 		}
 	})
 	return p, nil

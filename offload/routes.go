@@ -146,7 +146,7 @@ func (r *router) sweep() error {
 // add leads a policy's traffic to its peer. Where there is no way to the peer
 // yet, repair makes the route once there is.
 func (r *router) add(p *sa.Policy) error {
-	if r == nil || p.Mode == sa.Transport {
+	if !r.leads(p) {
 		return nil
 	}
 	for _, prefix := range p.RemoteTS.Prefixes() {
@@ -161,6 +161,13 @@ func (r *router) add(p *sa.Policy) error {
 		}
 	}
 	return nil
+}
+
+// leads reports whether the policy's traffic is led to the peer. What it takes
+// by a mark or an XFRM interface is the operator's to route: all else for the
+// same subnets would follow.
+func (r *router) leads(p *sa.Policy) bool {
+	return r != nil && p.Mode == sa.Tunnel && p.Marking.IfIDOut == 0 && p.Marking.Out == sa.Mark{}
 }
 
 func newRoute(p *sa.Policy) *route { return &route{local: p.LocalTS, peer: p.Remote.Addr()} }
@@ -227,7 +234,7 @@ func (r *router) repair() error {
 
 // remove takes back one add.
 func (r *router) remove(p *sa.Policy) error {
-	if r == nil || p.Mode == sa.Transport {
+	if !r.leads(p) {
 		return nil
 	}
 	var errs []error

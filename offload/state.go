@@ -68,7 +68,8 @@ type state struct {
 	Crypt     *algorithm
 	Auth      *algorithm
 	Encap     *encapsulation
-	Mark      uint32 // on the packets that leave
+	SetMark   sa.Mark // on the packets behind it
+	IfID      uint32
 	Offload   *offloading
 	Replay    *replay
 	Used      *lifetime // so far
@@ -134,9 +135,12 @@ func (s *state) encode() []byte {
 	if s.Extra != 0 {
 		a.addUint32(attrExtraFlags, s.Extra)
 	}
-	if s.Mark != 0 {
-		a.addUint32(attrSetMark, s.Mark)
-		a.addUint32(attrSetMarkMask, ^uint32(0))
+	if s.SetMark.Mask != 0 {
+		a.addUint32(attrSetMark, s.SetMark.Value)
+		a.addUint32(attrSetMarkMask, s.SetMark.Mask)
+	}
+	if s.IfID != 0 {
+		a.addUint32(attrIfID, s.IfID)
 	}
 	if s.Offload != nil {
 		a.add(attrOffload, s.Offload.encode())

@@ -67,7 +67,10 @@ func (b *Backend) changePorts(p *pair, q *sa.Pair) error {
 }
 
 // move makes the pair's SAs anew between other addresses, where they go on
-// from where they are.
+// from where they are. The kernel's own way, XFRM_MSG_MIGRATE, is no substitute:
+// the SA goes on sending while it is copied, and what it sends then has numbers
+// that the copy uses again. And it finds SAs by addresses and reqid, of which a
+// child that is renegotiated has two alike.
 func (b *Backend) move(p *pair, q *sa.Pair) error {
 	if err := b.supports(q); err != nil {
 		return err

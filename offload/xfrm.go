@@ -47,6 +47,7 @@ const (
 	attrOffload      = 28
 	attrSetMark      = 29
 	attrSetMarkMask  = 30
+	attrIfID         = 31
 	attrMappingTime  = 32
 	attrDirection    = 33
 	attrLifetime     = 9

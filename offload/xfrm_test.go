@@ -36,7 +36,7 @@ func testState() state {
 		Flags:  flagDecapDSCP, Window: 32,
 		AEAD:  &algorithm{Name: gcmName, Key: sa.Key("0123456789abcdef0123"), ICVBits: 128},
 		Encap: &encapsulation{4500, 4501, netip.MustParseAddr("10.0.0.9")},
-		Mark:  0x7153, Offload: &offloading{Device: 5, Inbound: true, Packet: true},
+		IfID:  42, SetMark: sa.Mark{Value: 0x7153, Mask: 0xffff}, Offload: &offloading{Device: 5, Inbound: true, Packet: true},
 	}
 }
 
@@ -72,7 +72,8 @@ func TestStateIsReadByOthers(t *testing.T) {
 	for kind, want := range map[uint16][]byte{
 		attrOffload:     append(native.AppendUint32(nil, 5), offloadInbound|offloadPacket, 0, 0, 0),
 		attrSetMark:     native.AppendUint32(nil, 0x7153),
-		attrSetMarkMask: native.AppendUint32(nil, 0xffffffff),
+		attrSetMarkMask: native.AppendUint32(nil, 0xffff),
+		attrIfID:        native.AppendUint32(nil, 42),
 		attrDirection:   {1},
 	} {
 		if !bytes.Equal(attrs[kind], want) {
@@ -158,11 +159,14 @@ func TestPolicyIsReadByOthers(t *testing.T) {
 	}
 	guard := policy{Selector: p.Selector, Dir: dirOut, Block: true, Guard: true, Index: ownIndex | 9}
 	mark := nl.DeserializeXfrmMark(attributesOf(guard.encode()[lenPolicy:])[attrMark])
-	if mark.Value != 0 || mark.Mask != guardMark {
+	if mark.Value != 0 || mark.Mask != guarded.Mask {
 		t.Errorf("mark %+v", mark)
 	}
-	if back, err := decodePolicy(guard.encode()); err != nil || !back.equal(&guard) {
-		t.Errorf("read back %+v %v", back, err)
+	marked := policy{Selector: p.Selector, Dir: dirIn, Index: ownIndex | 8, Mark: sa.Mark{Value: 0x10, Mask: 0xf0}, IfID: 42}
+	for _, p := range []*policy{&guard, &marked} {
+		if back, err := decodePolicy(p.encode()); err != nil || !back.equal(p) {
+			t.Errorf("read back %+v %v", back, err)
+		}
 	}
 }
 

@@ -65,6 +65,7 @@ type Event struct {
 	Kind   EventKind
 	Pair   uint32
 	Policy Policy         // of Acquire
+	Packet [2]Selector    // of Acquire: what met the trap, from and to, where that is known
 	Remote netip.AddrPort // of Remapped
 }
 

@@ -74,6 +74,18 @@ type Policy struct {
 	Local, Remote netip.AddrPort // outer endpoints; the ports count with Encap only
 	LocalTS       Selector       // our side's traffic
 	RemoteTS      Selector       // the peer's
+	Marking       Marking
+}
+
+// Mark is a firewall mark, and which of its bits count; with the zero value
+// none does.
+type Mark struct{ Value, Mask uint32 }
+
+// Marking ties a child to firewall marks and XFRM interfaces; 0 is none.
+type Marking struct {
+	In, Out         Mark   // that packets have to have, by direction
+	SetIn, SetOut   Mark   // that they get behind the SA of the direction
+	IfIDIn, IfIDOut uint32 // of the XFRM interfaces that they have to pass
 }
 
 // Pair is one inbound and one outbound SA, as Quick Mode negotiates them

@@ -4,6 +4,7 @@ package xdp
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
@@ -111,6 +112,36 @@ func TestTableUnderPackets(t *testing.T) {
 		walked, churned, found, changes.Load(), reads.Load())
 	if !testing.Short() && (found == 0 || found == churned) {
 		t.Error("nothing came and went")
+	}
+}
+
+// A million SPIs are in the table, and packets find each; of a full table some
+// go, and others come.
+func TestMillion(t *testing.T) {
+	needKernel(t)
+	p := open(t, Options{MaxSPIs: maxSPIs})
+	for i := range maxSPIs {
+		insert(t, p, benchKey(i), Target{Action: Pass})
+	}
+	if err := p.Insert(espKey(1), Target{Action: Pass}); !errors.Is(err, ErrFull) {
+		t.Errorf("one more: %v", err)
+	}
+	const packets, changed = 1 << 20, 1 << 16
+	walk := walkers(t, p, map[string]any{"walk_mask": uint32(maxSPIs - 1)}).Programs["walk_steer"]
+	if _, err := walk.Run(&ebpf.RunOptions{Data: frame4(50, espPacket(firstSPI, 32)), Repeat: packets}); err != nil {
+		t.Fatal(err)
+	}
+	if got := totals(t, p)[Passed].Packets; got != packets {
+		t.Errorf("%d packets of %d found their SPI", got, packets)
+	}
+	for i := range changed {
+		if _, err := p.Delete(benchKey(i * (maxSPIs / changed))); err != nil {
+			t.Fatal(err)
+		}
+		insert(t, p, Key{local6, sa.SPI(firstSPI + i), sa.AH}, Target{Action: Drop})
+	}
+	if v, _ := judge(t, p, frame6(51, ahPacket(firstSPI+changed-1))); v != Dropped {
+		t.Errorf("the last that came: %s", v)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"quicksand/bpf"
 	"quicksand/sa"
 )
 
@@ -323,29 +322,35 @@ func TestLimit(t *testing.T) {
 }
 
 // The verifier walks far fewer than the million instructions that it allows,
-// so that the kernels that see more ways than this one load the program too.
+// so that the kernels that see more ways than this one load the programs too.
 func TestVerifier(t *testing.T) {
 	needKernel(t)
-	spec, err := bpf.LoadSteer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var o bpf.SteerObjects
-	if err := spec.LoadAndAssign(&o, &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}}); err != nil {
-		t.Fatal(err)
-	}
-	defer o.Close()
-	info, err := o.QuicksandSteer.Info()
-	if err != nil {
-		t.Fatal(err)
-	}
-	walked, _ := info.VerifiedInstructions()
-	jited, _ := info.JitedSize()
-	t.Logf("steer: %d instructions in the object, %d walked by the verifier, %d octets of machine code",
-		len(spec.Programs["quicksand_steer"].Instructions), walked, jited)
-	t.Log(o.QuicksandSteer.VerifierLog)
-	if walked > 100_000 {
-		t.Errorf("%d instructions walked", walked)
+	defer func(is bool) { weaklyOrdered = is }(weaklyOrdered)
+	for name, o := range map[string]Options{
+		"default": {},
+		"ordered": {},
+		"all":     {MaxSPIs: maxSPIs, DropUnknown: true, IKEInterval: time.Second, IKEBurst: 10, Ports: Ports{500, []uint16{4500, 1, 2, 3}}, SocketsPerQueue: 8},
+	} {
+		weaklyOrdered = name == "ordered"
+		p := open(t, o)
+		cost, err := p.Cost()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 * recentUses {
+			k := espKey(sa.SPI(i + 1))
+			insert(t, p, k, Target{Action: Pass})
+			if v, _ := judge(t, p, frame4(50, espPacket(k.SPI, 32))); v != Passed {
+				t.Errorf("%s: %s", name, v)
+			}
+			if used, err := p.Use(k); err != nil || used.Packets != 1 {
+				t.Errorf("%s: counted %+v, %v", name, used, err)
+			}
+		}
+		t.Logf("%s: %d instructions, %d walked by the verifier, %d octets of machine code", name, cost.Instructions, cost.Verified, cost.MachineCode)
+		if cost.Verified == 0 || cost.Verified > MaxVerified {
+			t.Errorf("%s: %d instructions walked", name, cost.Verified)
+		}
 	}
 }
 

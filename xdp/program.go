@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"quicksand/bpf"
 )
 
-// maxSPIs bounds the memory of a table: about 60 MB and 45 MB for each CPU.
+// maxSPIs bounds the memory of a table: about 60 MB and 50 MB for each CPU.
 const maxSPIs = 1 << 20
 
 // rodata holds the program's constants, which belong to one load of it.
@@ -38,7 +39,8 @@ type Options struct {
 
 	// PinPath is a folder in a BPF file system in which tables and links are
 	// kept, so that steering goes on when the process ends: the next one that
-	// is opened with the same PinPath takes all of it over. Empty is none:
+	// is opened with the same PinPath takes all of it over. One at a time may
+	// have it open, others get ErrBusy. Empty is none:
 	// everything then ends with Close, or with the process.
 	PinPath string
 }
@@ -85,6 +87,7 @@ type Program struct {
 	options Options
 	objects bpf.SteerObjects
 	links   links
+	pins    *os.File // the folder, locked; nil if nothing is pinned
 }
 
 // Open loads the program, and takes over the tables that are pinned at
@@ -100,8 +103,8 @@ func Open(options Options) (*Program, error) {
 	p := &Program{options: options}
 	load := &ebpf.CollectionOptions{}
 	if options.PinPath != "" {
-		if err := os.MkdirAll(options.PinPath, 0o700); err != nil {
-			return nil, fmt.Errorf("make pin folder: %w", err)
+		if p.pins, err = lockPins(options.PinPath); err != nil {
+			return nil, err
 		}
 		load.Maps.PinPath = options.PinPath
 		for _, m := range spec.Maps {
@@ -110,23 +113,60 @@ func Open(options Options) (*Program, error) {
 			}
 		}
 	}
-	if err := checkLayout(options.PinPath); err != nil {
-		return nil, err
+	if err := p.open(spec, load); err != nil {
+		return nil, errors.Join(err, p.objects.Close(), p.unlockPins())
+	}
+	return p, nil
+}
+
+// open loads the program and takes over what is pinned.
+func (p *Program) open(spec *ebpf.CollectionSpec, load *ebpf.CollectionOptions) error {
+	if err := checkLayout(p.options.PinPath); err != nil {
+		return err
 	}
 	if err := spec.LoadAndAssign(&p.objects, load); err != nil {
 		if errors.Is(err, ebpf.ErrMapIncompatible) {
-			return nil, fmt.Errorf("take over pinned tables at %s: %w (they were made with other options or by another version: remove them first)", options.PinPath, err)
+			return fmt.Errorf("take over pinned tables at %s: %w (they were made with other options: remove them first)", p.options.PinPath, err)
 		}
-		return nil, fmt.Errorf("load program: %w", err)
+		return fmt.Errorf("load program: %w", err)
 	}
 	if err := p.objects.Layout.Update(uint32(0), uint64(layoutVersion), ebpf.UpdateAny); err != nil {
-		return nil, errors.Join(fmt.Errorf("write layout: %w", err), p.objects.Close())
+		return fmt.Errorf("write layout: %w", err)
 	}
-	p.Table, err = newTable(&p.objects, options.MaxSPIs)
+	var err error
+	p.Table, err = newTable(&p.objects, p.options.MaxSPIs)
+	return err
+}
+
+// ErrBusy is returned when another process, or another Program of this one,
+// has the pinned tables open: one at a time may change them.
+var ErrBusy = errors.New("pinned tables are in use")
+
+// lockPins makes the folder and takes it for this process, until it is closed.
+func lockPins(path string) (*os.File, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make pin folder: %w", err)
+	}
+	dir, err := os.Open(path)
 	if err != nil {
-		return nil, errors.Join(err, p.objects.Close())
+		return nil, fmt.Errorf("open pin folder: %w", err)
 	}
-	return p, nil
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
+		return nil, errors.Join(fmt.Errorf("take over pinned tables at %s: %w", path, err), dir.Close())
+	}
+	return dir, nil
+}
+
+func (p *Program) unlockPins() error {
+	if p.pins == nil {
+		return nil
+	}
+	pins := p.pins
+	p.pins = nil
+	return pins.Close()
 }
 
 // ErrLayout is returned when tables are pinned whose layout is another one.
@@ -224,10 +264,40 @@ func (o *Options) apply(spec *ebpf.CollectionSpec, cpus int) error {
 	return nil
 }
 
+// MaxVerified bounds the instructions that the verifier may walk, of the
+// million that it allows: kernels differ in how many ways they see through a
+// program, and all from 6.1 on are to load this one.
+const MaxVerified = 100_000
+
+// Cost is what the program is to the kernel.
+type Cost struct {
+	Instructions int // of the program, as loaded
+	Verified     int // instructions that the verifier walked
+	MachineCode  int // octets; 0 without the JIT compiler
+}
+
+// Cost asks the kernel.
+func (p *Program) Cost() (Cost, error) {
+	info, err := p.objects.QuicksandSteer.Info()
+	if err != nil {
+		return Cost{}, fmt.Errorf("read program: %w", err)
+	}
+	var c Cost
+	verified, _ := info.VerifiedInstructions()
+	machineCode, _ := info.JitedSize()
+	c.Verified, c.MachineCode = int(verified), int(machineCode)
+	size, err := info.TranslatedSize()
+	if err != nil {
+		return Cost{}, fmt.Errorf("read program: %w", err)
+	}
+	c.Instructions = size / 8
+	return c, nil
+}
+
 // Close ends the program's steering and frees its tables, unless they are
 // pinned: then both go on.
 func (p *Program) Close() error {
-	return errors.Join(p.links.close(), p.Table.close(), p.objects.Close())
+	return errors.Join(p.links.close(), p.Table.close(), p.objects.Close(), p.unlockPins())
 }
 
 // Remove closes the program and removes what is pinned, so that nothing of it

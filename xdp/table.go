@@ -23,12 +23,12 @@ var (
 )
 
 // Table is the table of SPIs in the kernel. Changing it takes no system call:
-// it is memory that the program reads, changed word by word. One process at a
-// time may change it.
+// it is memory that the program reads, changed word by word.
 type Table struct {
-	room  int
-	maps  [][]byte
-	grace func() error // waits until no packet is under way that is now
+	room   int
+	maps   [][]byte
+	waiter *waiter
+	grace  func() error // waits until no packet is under way that is now
 
 	mu       sync.Mutex // guards what follows, and changes of the memory
 	core     *core
@@ -43,8 +43,12 @@ type Table struct {
 
 // openMemory maps a map's values. T is the type of them.
 func openMemory[T any](t *Table, m *ebpf.Map, perValue int) ([]T, error) {
+	each := int(unsafe.Sizeof(*new(T)))
+	if int(m.ValueSize()) != perValue*each {
+		return nil, fmt.Errorf("map memory of %v: values of %d octets, want %d", m, m.ValueSize(), perValue*each)
+	}
 	n := int(m.MaxEntries()) * perValue
-	size := n * int(unsafe.Sizeof(*new(T)))
+	size := n * each
 	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map memory of %v: %w", m, err)
@@ -54,11 +58,11 @@ func openMemory[T any](t *Table, m *ebpf.Map, perValue int) ([]T, error) {
 }
 
 func newTable(o *bpf.SteerObjects, room int) (*Table, error) {
-	grace, err := newGrace()
+	w, err := newWaiter()
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{room: room, grace: grace}
+	t := &Table{room: room, waiter: w, grace: w.wait}
 	if err := t.open(o); err != nil {
 		return nil, errors.Join(err, t.close())
 	}
@@ -102,30 +106,6 @@ func (t *Table) open(o *bpf.SteerObjects) error {
 	return nil
 }
 
-// newGrace returns a function that waits until each packet that the programs
-// look at now is done with. The kernel does that when a map of maps is changed
-// (maybe_wait_bpf_programs in kernel/bpf/syscall.c), so that its user knows
-// when the map that was replaced is out of use.
-func newGrace() (func() error, error) {
-	spec := &ebpf.MapSpec{Name: "grace", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1,
-		InnerMap: &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}}
-	outer, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, fmt.Errorf("make map of maps: %w", err)
-	}
-	inner, err := ebpf.NewMap(spec.InnerMap)
-	if err != nil {
-		outer.Close()
-		return nil, fmt.Errorf("make inner map: %w", err)
-	}
-	return func() error {
-		if err := outer.Update(uint32(0), inner, ebpf.UpdateAny); err != nil {
-			return fmt.Errorf("wait for packets under way: %w", err)
-		}
-		return nil
-	}, nil
-}
-
 func (t *Table) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -134,7 +114,7 @@ func (t *Table) close() error {
 	}
 	t.closed = true
 	t.await()
-	var errs []error
+	errs := []error{t.waiter.close()}
 	for _, m := range t.maps {
 		errs = append(errs, unix.Munmap(m))
 	}
@@ -258,82 +238,6 @@ func (t *Table) insert(k Key, to Target) error {
 	t.core.put(key|targetWord(to), place)
 	t.homes.entries[number]++
 	return nil
-}
-
-// retireBatch is how many places wait for one grace period, which takes some
-// milliseconds.
-const retireBatch = 4096
-
-// reclaim makes places, or else destinations, free that are no longer used. It
-// returns false if there are none.
-func (t *Table) reclaim(destinations bool) (bool, error) {
-	if destinations {
-		idle := t.homes.removeIdle()
-		if len(idle) == 0 {
-			return false, nil
-		}
-		if err := t.grace(); err != nil {
-			return false, err
-		}
-		t.homes.free = append(t.homes.free, idle...)
-		return true, nil
-	}
-	if t.releasing != nil {
-		t.await()
-		return true, nil
-	}
-	if len(t.retired) == 0 {
-		return false, nil
-	}
-	if err := t.grace(); err != nil {
-		return false, err
-	}
-	t.release(t.retired)
-	t.retired = t.retired[:0]
-	return true, nil
-}
-
-func (t *Table) release(places []int) {
-	for _, place := range places {
-		t.core.release(place)
-	}
-}
-
-// retire takes an entry away. Its place is free after a grace period, for
-// which deletes do not wait.
-func (t *Table) retire(place int) {
-	word := t.core.words[place]
-	t.core.retire(place)
-	t.counters.setFloor(place, 0)
-	t.homes.entries[word>>homeShift&maxHomes]--
-	t.retired = append(t.retired, place)
-	if len(t.retired) < min(retireBatch, t.room/8+1) || t.releasing != nil {
-		return
-	}
-	batch, done := t.retired, make(chan struct{})
-	t.retired, t.releasing = nil, done
-	go func() {
-		err := t.grace()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if err == nil {
-			t.release(batch)
-		} else {
-			t.retired = append(t.retired, batch...) // Insert says why
-		}
-		t.releasing = nil
-		close(done)
-	}()
-}
-
-// await waits for places that are being released.
-func (t *Table) await() {
-	for t.releasing != nil {
-		done := t.releasing
-		t.mu.Unlock()
-		<-done
-		t.mu.Lock()
-	}
 }
 
 // Move implements Steering.

@@ -20,9 +20,11 @@ type use struct {
 // tally is struct tally.
 type tally struct {
 	moves, waiting, fence uint64
-	_                     [5]uint64
+	tick, now             uint64
+	_                     [3]uint64
 	recent                [recentUses]struct{ place, packets, bytes, last uint64 }
 	packets, bytes        [verdicts]uint64
+	_                     [10]uint64
 }
 
 // counters are what packets are counted in, in memory that is the program's
@@ -46,9 +48,10 @@ func (c *counters) sum(place int) use {
 }
 
 // patience is how often a reader looks again while a CPU moves its recent
-// uses, which takes less than a microsecond. A CPU that a hypervisor has
-// stopped there is not waited for.
-const patience = 1000
+// uses, which takes a few microseconds. A CPU that a hypervisor has stopped
+// there is not waited for longer than some milliseconds; up to sixteen packets
+// may then be counted twice, or not yet.
+const patience = 10_000
 
 // settled is what one CPU has counted at a place: what is in its row, and what
 // is not there yet.
@@ -83,7 +86,7 @@ func (c *counters) begin(place int) {
 // read returns what was counted at a place since begin.
 func (c *counters) read(place int, epoch time.Time) Use {
 	all, own := c.sum(place), &c.uses[place]
-	u := Use{Packets: all.packets - own.packets, Bytes: all.bytes - own.bytes}
+	u := Use{Packets: all.packets - min(all.packets, own.packets), Bytes: all.bytes - min(all.bytes, own.bytes)}
 	if u.Packets != 0 {
 		u.Last = epoch.Add(time.Duration(all.last))
 	}

@@ -4,10 +4,12 @@ package dh
 
 import (
 	"crypto/rand"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +88,34 @@ func BenchmarkEngine(b *testing.B) {
 			}
 			perSecond(b, waiting)
 		})
+	}
+}
+
+// BenchmarkLone is one secret after the other through an engine of one worker, and
+// by the kernel itself: the difference is the way to the worker and back. It also
+// shows the best of both, which other work on the machine disturbs least.
+func BenchmarkLone(b *testing.B) {
+	for _, g := range []Group{MODP2048, ECP256, Curve25519} {
+		k := groups[g].best()
+		r := Request{Group: g, Private: generate(b, g, k).Private, Peer: generate(b, g, k).Public}
+		e := newEngine(b, Options{Workers: 1})
+		done := make(chan Result, 1)
+		out := make([]Result, 1)
+		for name, run := range map[string]func(){
+			"engine": func() { e.Submit(r); <-done },
+			"kernel": func() { k.compute(rand.Reader, []*Request{&r}, out) },
+		} {
+			b.Run(g.String()+"/"+name, func(b *testing.B) {
+				r.Done = func(x Result) { done <- x }
+				best := time.Duration(math.MaxInt64)
+				for b.Loop() {
+					start := time.Now()
+					run()
+					best = min(best, time.Since(start))
+				}
+				b.ReportMetric(float64(best.Nanoseconds()), "best-ns")
+			})
+		}
 	}
 }
 

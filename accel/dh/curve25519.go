@@ -10,15 +10,16 @@ import (
 	"quicksand/accel/modexp/x25519"
 )
 
-// wide25519 is the kernel of Curve25519 on package x25519: the ladders that a
-// batch needs, for public values and for secrets, run together.
-type wide25519 struct{}
+// ladder25519 is the kernel of Curve25519 on a level of package x25519: the ladders
+// that a batch needs, for public values and for secrets, run together where the
+// level has lanes.
+type ladder25519 struct{ level x25519.Level }
 
-func (wide25519) lanes() int { return x25519.Lanes }
+func (l ladder25519) lanes() int { return l.level.Lanes() }
 
 // compute makes fresh keys' public values and the secrets at once: neither needs
 // the other.
-func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
+func (l ladder25519) compute(random io.Reader, batch []*Request, out []Result) {
 	jobs := newOperands(2 * len(batch))
 	for i, r := range batch {
 		out[i] = Result{}
@@ -49,7 +50,7 @@ func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
 		out[i].Shared = make([]byte, x25519.Size)
 		jobs.add(out[i].Shared, x, r.Peer)
 	}
-	runLadders(jobs)
+	l.run(jobs)
 	for i, r := range batch {
 		if out[i].Err == nil && r.Peer != nil && allZero(out[i].Shared) {
 			if r.Private == nil {
@@ -64,22 +65,22 @@ func (wide25519) compute(random io.Reader, batch []*Request, out []Result) {
 }
 
 // key makes a key pair of a scalar, which it keeps.
-func (wide25519) key(g Group, x []byte) (*PrivateKey, error) {
+func (l ladder25519) key(g Group, x []byte) (*PrivateKey, error) {
 	if len(x) != x25519.Size {
 		return nil, fmt.Errorf("read private scalar: %d bytes, want %d", len(x), x25519.Size)
 	}
 	k := &PrivateKey{group: g, exponent: x, public: make([]byte, x25519.Size)}
-	x25519.Multiply([][]byte{k.public}, [][]byte{x}, [][]byte{nil})
+	x25519.Multiply(l.level, [][]byte{k.public}, [][]byte{x}, [][]byte{nil})
 	return k, nil
 }
 
-// runLadders computes and overwrites the scalars, which are copies.
-func runLadders(l *operands) {
-	for i := 0; i < len(l.out); i += x25519.Lanes {
-		end := min(i+x25519.Lanes, len(l.out))
-		x25519.Multiply(l.out[i:end], l.secrets[i:end], l.bases[i:end])
+// run computes and overwrites the scalars, which are copies.
+func (l ladder25519) run(jobs *operands) {
+	for i := 0; i < len(jobs.out); i += x25519.Lanes {
+		end := min(i+x25519.Lanes, len(jobs.out))
+		x25519.Multiply(l.level, jobs.out[i:end], jobs.secrets[i:end], jobs.bases[i:end])
 	}
-	l.wipe()
+	jobs.wipe()
 }
 
 // allZero does not branch on what it looks at before the end.

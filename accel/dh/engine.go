@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"quicksand/accel"
 )
@@ -157,6 +158,18 @@ func (e *Engine) Submit(r Request) error {
 	return nil
 }
 
+// Compute answers a request on the calling thread, as a worker does: for who has
+// nothing else to do. Done is not called.
+func (e *Engine) Compute(r Request) Result {
+	k, ok := e.kernels[r.Group]
+	if !ok || r.Private != nil && r.Private.group != r.Group {
+		return Result{Err: fmt.Errorf("compute request: %w: %s", ErrGroup, r.Group)}
+	}
+	out := make([]Result, 1)
+	k.compute(e.random, []*Request{&r}, out)
+	return out[0]
+}
+
 // Stats returns what the engine has done so far.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
@@ -194,6 +207,7 @@ func (e *Engine) run(core []int, ready chan<- error) {
 	defer e.workers.Done()
 	if core != nil {
 		runtime.LockOSThread()
+		nameThread()
 		if err := accel.Pin(core...); err != nil {
 			ready <- err
 			return
@@ -206,8 +220,9 @@ func (e *Engine) run(core []int, ready chan<- error) {
 			return
 		}
 		out := make([]Result, len(batch))
+		begun := time.Now()
 		e.kernels[batch[0].Group].compute(e.random, batch, out)
-		e.count(out)
+		e.count(batch[0].Group, out, time.Since(begun))
 		for i, r := range batch {
 			r.Done(out[i])
 		}
@@ -240,9 +255,10 @@ func fairPart(lanes, waiting, idle int) int {
 	return min(lanes, (waiting+idle)/(idle+1))
 }
 
-func (e *Engine) count(out []Result) {
+func (e *Engine) count(g Group, out []Result, took time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.queue.took(g, took)
 	e.stats.Running -= len(out)
 	e.stats.Answered += uint64(len(out))
 	e.stats.Batches++

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -118,6 +119,24 @@ func TestClose(t *testing.T) {
 	e.Close()
 	if s := e.Stats(); s.Waiting != 0 || s.Running != 0 || s.Answered != waiting+1 {
 		t.Errorf("stats after Close: %+v", s)
+	}
+}
+
+// Compute gives a worker's answers, and refuses what Submit does.
+func TestCompute(t *testing.T) {
+	e := newEngine(t, Options{Workers: 1})
+	for _, g := range []Group{MODP1024, ECP256, Curve25519} {
+		a, b := e.Compute(Request{Group: g}), ask(t, e, Request{Group: g})
+		x, y := e.Compute(Request{Group: g, Private: a.Private, Peer: b.Public}), ask(t, e, Request{Group: g, Private: b.Private, Peer: a.Public})
+		if err := errors.Join(a.Err, b.Err, x.Err, y.Err); err != nil || !bytes.Equal(x.Shared, y.Shared) {
+			t.Errorf("%s: %x and %x, %v", g, x.Shared, y.Shared, err)
+		}
+		if res := e.Compute(Request{Group: MODP1536, Private: a.Private}); !errors.Is(res.Err, ErrGroup) {
+			t.Errorf("%s: another group's key answers %v, want ErrGroup", g, res.Err)
+		}
+	}
+	if res := e.Compute(Request{Group: 99}); !errors.Is(res.Err, ErrGroup) {
+		t.Errorf("group 99 answers %v, want ErrGroup", res.Err)
 	}
 }
 
@@ -287,11 +306,69 @@ func TestQueueOrder(t *testing.T) {
 		t.Error("an empty queue gave something")
 	}
 	for _, line := range q.lines {
-		for _, w := range line[:cap(line)] {
+		for _, w := range line.waiting[:cap(line.waiting)] {
 			if w.r != nil {
 				t.Error("the queue holds on to a request that was taken")
 			}
 		}
+	}
+}
+
+// A flood in a costly group holds cheap requests up for one computation, is
+// served as soon as they have had as much time, and gets back no time that a
+// group did not ask for.
+func TestQueueShare(t *testing.T) {
+	q := queue{limit: 100}
+	one := func(Group, int) int { return 1 }
+	put := func(g Group, n int) {
+		for range n {
+			q.put(&Request{Group: g})
+		}
+	}
+	cost := map[Group]time.Duration{MODP4096: 6 * time.Millisecond, Curve25519: 2 * time.Millisecond}
+	take := func() Group {
+		t.Helper()
+		batch := q.take(one)
+		if len(batch) != 1 {
+			t.Fatalf("%d requests taken, want 1", len(batch))
+		}
+		q.took(batch[0].Group, cost[batch[0].Group])
+		return batch[0].Group
+	}
+	put(MODP4096, 50)
+	for range 10 {
+		take() // the cost becomes known, and much time is had
+	}
+	put(Curve25519, 1)
+	if g := take(); g != Curve25519 {
+		t.Fatalf("%s is served before a cheap request in a flood", g)
+	}
+	put(Curve25519, 30)
+	count := map[Group]int{}
+	for range 20 {
+		count[take()]++
+	}
+	if count[MODP4096] != 5 || count[Curve25519] != 15 {
+		t.Errorf("20 served of both: %v, want three cheap ones for each that costs three times as much", count)
+	}
+	for len(q.lines[MODP4096].waiting) > 0 {
+		take()
+	}
+	for len(q.lines[Curve25519].waiting) > 0 {
+		take()
+	}
+	// While one group is alone it has all the time, and the other no claim later.
+	put(Curve25519, 40)
+	for range 30 {
+		take()
+	}
+	put(MODP4096, 10)
+	count = map[Group]int{}
+	for range 8 {
+		count[take()]++
+	}
+	if count[MODP4096] > 3 {
+		t.Errorf("8 served of both: %v; the group that asked for nothing was owed time", count)
 	}
 }
 

@@ -132,17 +132,18 @@ const generic = "generic"
 
 func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 	k := &curve{curve: c, bits: bits, size: (bits + 7) / 8, xy: c != ecdh.X25519()}
-	all := []choice{{generic, func() kernel { return k }}}
-	var wide kernel
-	switch {
-	case c == ecdh.X25519() && x25519.Available():
-		wide = wide25519{}
-	case c == ecdh.P256() && p256.Available():
-		wide = wideP256{k}
+	var all []choice
+	switch c {
+	case ecdh.X25519():
+		for _, l := range x25519.Levels() {
+			all = append(all, choice{l.String(), func() kernel { return ladder25519{l} }})
+		}
+	case ecdh.P256():
+		if p256.Available() {
+			all = append(all, choice{accel.IFMA.String(), func() kernel { return wideP256{k} }})
+		}
 	}
-	if wide != nil {
-		all = append([]choice{{accel.IFMA.String(), func() kernel { return wide }}}, all...)
-	}
+	all = append(all, choice{generic, func() kernel { return k }})
 	info := groupInfo{name: name, public: k.size, shared: k.size, kernels: func() []choice { return all }}
 	if k.xy {
 		info.public *= 2

@@ -2,15 +2,28 @@
 
 package dh
 
+import "time"
+
 // queue holds the requests that wait: a line for each group, so that requests
-// of one group can be taken together. The group whose first request has waited
-// longest is served first, so no group starves. The zero value with a limit is
-// ready; it is not safe for concurrent use.
+// of one group can be taken together. The lines share the workers' time evenly:
+// the one that has had least of it is served first, so that a flood in a costly
+// group holds a cheap request up for one computation and not for all of them,
+// and no line starves. Who waited has no claim on time that it did not ask for
+// then (start-time fair queueing, Goyal, Vin and Cheng 1996). The zero value
+// with a limit is ready; it is not safe for concurrent use.
 type queue struct {
 	limit  int // of length
 	length int // requests in all lines
 	next   uint64
-	lines  map[Group][]waiting
+	clock  time.Duration // what the line served last had had before
+	lines  map[Group]*line
+}
+
+// line is the requests of one group.
+type line struct {
+	waiting []waiting
+	had     time.Duration // of the workers' time, or what others had while it was empty
+	cost    time.Duration // of what was last taken together; 0: not known yet
 }
 
 // waiting is a request and its place in the order of arrival.
@@ -25,12 +38,29 @@ func (q *queue) put(r *Request) bool {
 		return false
 	}
 	if q.lines == nil {
-		q.lines = make(map[Group][]waiting)
+		q.lines = make(map[Group]*line)
 	}
-	q.lines[r.Group] = append(q.lines[r.Group], waiting{q.next, r})
+	l := q.lines[r.Group]
+	if l == nil {
+		l = &line{}
+		q.lines[r.Group] = l
+	}
+	if len(l.waiting) == 0 {
+		l.had = max(l.had, q.clock)
+	}
+	l.waiting = append(l.waiting, waiting{q.next, r})
 	q.next++
 	q.length++
 	return true
+}
+
+// before reports whether l is to be served before m: it has had less time, or
+// as much and its first request came earlier.
+func (l *line) before(m *line) bool {
+	if l.had != m.had {
+		return l.had < m.had
+	}
+	return l.waiting[0].place < m.waiting[0].place
 }
 
 // take removes and returns, in the order of arrival, up to lanes requests of the
@@ -41,21 +71,30 @@ func (q *queue) take(lanes func(g Group, waiting int) int) []*Request {
 		return nil
 	}
 	var group Group
-	first := q.next
-	for g, line := range q.lines {
-		if len(line) > 0 && line[0].place < first {
-			group, first = g, line[0].place
+	var l *line
+	for g, m := range q.lines {
+		if len(m.waiting) > 0 && (l == nil || m.before(l)) {
+			group, l = g, m
 		}
 	}
-	line := q.lines[group]
-	n := min(lanes(group, len(line)), len(line))
+	n := min(lanes(group, len(l.waiting)), len(l.waiting))
 	batch := make([]*Request, n)
 	for i := range batch {
-		batch[i] = line[i].r
+		batch[i] = l.waiting[i].r
 	}
-	rest := copy(line, line[n:])
-	clear(line[rest:])
-	q.lines[group] = line[:rest]
+	rest := copy(l.waiting, l.waiting[n:])
+	clear(l.waiting[rest:])
+	l.waiting = l.waiting[:rest]
 	q.length -= n
+	q.clock = l.had
+	l.had += l.cost
 	return batch
+}
+
+// took tells what requests of the group cost that were taken together; the next
+// ones are charged as much.
+func (q *queue) took(g Group, d time.Duration) {
+	if l := q.lines[g]; l != nil {
+		l.cost = d
+	}
 }

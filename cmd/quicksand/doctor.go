@@ -21,6 +21,7 @@ import (
 	"quicksand/internal/swanctl"
 	"quicksand/offload"
 	"quicksand/sa"
+	"quicksand/xdp"
 )
 
 // status is the outcome of a check.
@@ -63,7 +64,9 @@ func doctor(ctx context.Context, e *env, args []string) error {
 	found = append(found, checkCapabilities())
 	kernel, carries := checkKernel(set)
 	found = append(found, kernel...)
-	found = append(found, checkUserspace(set, carries), f)
+	found = append(found, checkUserspace(set, carries))
+	found = append(found, checkSteering()...)
+	found = append(found, f)
 	for _, port := range []uint16{set.Port, set.PortNATT} {
 		found = append(found, checkPort(port, runs))
 	}
@@ -240,6 +243,37 @@ func checkUserspace(s *swanctl.Settings, kernel bool) finding {
 		return finding{name, problem, path + " has no vnet_hdr (IFF_VNET_HDR)"}
 	}
 	return finding{name, good, "software ESP and AH over " + path}
+}
+
+// checkSteering looks at what steering by SPI and AF_XDP stand on. User space
+// does without.
+func checkSteering() (found []finding) {
+	r := xdp.Survey()
+	for _, c := range []struct {
+		name, has string
+		err       error
+	}{
+		{"steering: XDP", "BPF programs load", r.Programs},
+		{"steering: BPF compiler", "programs are compiled", r.JIT},
+		{"steering: AF_XDP", "sockets open", r.Sockets},
+	} {
+		f := finding{c.name, good, c.has}
+		if c.err != nil {
+			f.Status, f.Detail = absent, c.err.Error()
+		}
+		found = append(found, f)
+	}
+	if r.DevicesErr != nil {
+		return append(found, finding{"steering: devices", absent, r.DevicesErr.Error()})
+	}
+	for _, d := range r.Devices {
+		f := finding{"steering on " + d.Name, good, d.String()}
+		if !d.Native {
+			f.Status = absent
+		}
+		found = append(found, f)
+	}
+	return found
 }
 
 // checkKernel finds out what of IPsec the kernel and the devices do, and

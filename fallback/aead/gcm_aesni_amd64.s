@@ -6,21 +6,29 @@
 
 #include "textflag.h"
 
-// func gcmSealAESNI(k *byte, pkts *byte, n int)
+// func gcmSealAESNI(keys *byte, step int, pkts *byte, n int)
 // Requires: AES, AVX, PCLMULQDQ
-TEXT ·gcmSealAESNI(SB), $160-24
-	MOVQ k+0(FP), DI
-	MOVQ pkts+8(FP), SI
-	MOVQ n+16(FP), R8
+TEXT ·gcmSealAESNI(SB), $192-32
+	MOVQ keys+0(FP), DI
+	MOVQ step+8(FP), R14
+	MOVQ pkts+16(FP), SI
+	MOVQ n+24(FP), R8
 	LEAQ 31(SP), BX
 	ANDQ $-32, BX
-	MOVQ (DI), R10
-	MOVQ 96(DI), R9
-	ADDQ $0x00000f80, R9
+	SUBQ R14, DI
+	MOVQ DI, 128(BX)
+	MOVQ R14, 136(BX)
 
 packet1:
 	TESTQ R8, R8
 	JZ    done4
+	MOVQ  128(BX), DI
+	ADDQ  136(BX), DI
+	MOVQ  DI, 128(BX)
+	MOVQ  (DI), DI
+	MOVQ  (DI), R10
+	MOVQ  96(DI), R9
+	ADDQ  $0x00000f80, R9
 	MOVQ  8(SI), AX
 	SUBQ  $0x10, AX
 	SUBQ  8(DI), AX
@@ -1030,21 +1038,22 @@ DATA gcmPartMask<>+30(SB)/1, $0x00
 DATA gcmPartMask<>+31(SB)/1, $0x00
 GLOBL gcmPartMask<>(SB), RODATA|NOPTR, $32
 
-// func gcmOpenAESNI(k *byte, pkts *byte, n int, side *byte, room int)
+// func gcmOpenAESNI(keys *byte, step int, pkts *byte, n int, side *byte, room int)
 // Requires: AES, AVX, PCLMULQDQ
-TEXT ·gcmOpenAESNI(SB), $8864-40
-	MOVQ  k+0(FP), DI
-	MOVQ  pkts+8(FP), SI
-	MOVQ  n+16(FP), R8
+TEXT ·gcmOpenAESNI(SB), $8896-48
+	MOVQ  keys+0(FP), DI
+	MOVQ  step+8(FP), R14
+	MOVQ  pkts+16(FP), SI
+	MOVQ  n+24(FP), R8
 	LEAQ  31(SP), BX
 	ANDQ  $-32, BX
-	MOVQ  (DI), R10
-	MOVQ  96(DI), R9
-	ADDQ  $0x00000f80, R9
-	MOVQ  side+24(FP), AX
+	SUBQ  R14, DI
+	MOVQ  DI, 128(BX)
+	MOVQ  R14, 136(BX)
+	MOVQ  side+32(FP), AX
 	TESTQ AX, AX
 	JNZ   own36
-	LEAQ  128(BX), AX
+	LEAQ  160(BX), AX
 
 own36:
 	MOVQ AX, 88(BX)
@@ -1052,6 +1061,13 @@ own36:
 packet37:
 	TESTQ R8, R8
 	JZ    done40
+	MOVQ  128(BX), DI
+	ADDQ  136(BX), DI
+	MOVQ  DI, 128(BX)
+	MOVQ  (DI), DI
+	MOVQ  (DI), R10
+	MOVQ  96(DI), R9
+	ADDQ  $0x00000f80, R9
 	MOVQ  8(SI), AX
 	SUBQ  $0x10, AX
 	SUBQ  8(DI), AX

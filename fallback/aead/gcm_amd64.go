@@ -17,25 +17,41 @@ import (
 func init() {
 	var all []implementation
 	for _, l := range accel.Detect().Levels() {
-		if k, ok := gcmLevels[l]; ok {
-			all = append(all, implementation{l.String(), true, supportsGCM, newGCMKernels(k)})
+		if l != accel.LevelGeneric {
+			all = append(all, implementation{l.String(), true, supportsGCM, newGCMKernels(l)})
 		}
 	}
 	implementations = append(all, implementations...)
 }
 
-// gcmKernels are one level's functions. Seal and open take n packets, of which
-// they set OK; open keeps the key stream of packets that it has not verified
-// yet in room bytes at side, or on the stack where side is nil.
-type gcmKernels struct {
-	seal func(k *gcmKey, pkts *Packet, n int)
-	open func(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+// sealGCM and openGCM run a level's kernel over n packets, of which it sets OK.
+// The first packet's key is the one that keys points to, and the next one's is
+// step bytes on: 0 where all are of one SA, as they have to be at VAES-512, which
+// does four packets together. openGCM keeps the key stream of a packet that is not
+// verified yet in room bytes at side, or on the stack where side is nil.
+//
+// They are no table of functions, through which what is on the caller's stack would
+// go to the heap.
+func sealGCM(l accel.Level, keys **gcmKey, step int, pkts *Packet, n int) {
+	switch l {
+	case accel.LevelVAES512:
+		gcmSealVAES512(*keys, pkts, n)
+	case accel.LevelVAES256:
+		gcmSealVAES256(keys, step, pkts, n)
+	default:
+		gcmSealAESNI(keys, step, pkts, n)
+	}
 }
 
-var gcmLevels = map[accel.Level]gcmKernels{
-	accel.LevelVAES512: {gcmSealVAES512, gcmOpenVAES512},
-	accel.LevelVAES256: {gcmSealVAES256, gcmOpenVAES256},
-	accel.LevelAESNI:   {gcmSealAESNI, gcmOpenAESNI},
+func openGCM(l accel.Level, keys **gcmKey, step int, pkts *Packet, n int, side *byte, room int) {
+	switch l {
+	case accel.LevelVAES512:
+		gcmOpenVAES512(*keys, pkts, n, side, room)
+	case accel.LevelVAES256:
+		gcmOpenVAES256(keys, step, pkts, n, side, room)
+	default:
+		gcmOpenAESNI(keys, step, pkts, n, side, room)
+	}
 }
 
 func supportsGCM(s sa.Suite) bool { return s.Encryption.AEAD() }
@@ -96,14 +112,14 @@ var gcmCounters = func() *[256][16]byte {
 
 // gcmVector is AES-GCM by one of the kernels.
 type gcmVector struct {
-	gcmKernels
-	key  gcmKey
-	side scratch
+	level accel.Level
+	key   gcmKey
+	side  scratch
 }
 
-func newGCMKernels(kernels gcmKernels) func(s sa.Suite, k *sa.SA) (Cipher, error) {
+func newGCMKernels(l accel.Level) func(s sa.Suite, k *sa.SA) (Cipher, error) {
 	return func(s sa.Suite, k *sa.SA) (Cipher, error) {
-		g := &gcmVector{gcmKernels: kernels}
+		g := &gcmVector{level: l}
 		n := int(s.KeyBits) / 8
 		g.key.init(k.EncryptionKey[:n], k.EncryptionKey[n:], s.Encryption.TagLen(), s.ESN)
 		return g, nil
@@ -174,7 +190,8 @@ func (g *gcmVector) Seal(pkts []Packet) {
 		refuse(pkts)
 		return
 	}
-	g.seal(&g.key, unsafe.SliceData(pkts), len(pkts))
+	key := &g.key
+	sealGCM(g.level, &key, 0, unsafe.SliceData(pkts), len(pkts))
 }
 
 func (g *gcmVector) Open(pkts []Packet) {
@@ -182,16 +199,62 @@ func (g *gcmVector) Open(pkts []Packet) {
 		refuse(pkts)
 		return
 	}
+	key := &g.key
 	first := 0
 	for i := range pkts {
-		n := len(pkts[i].Data)
-		if n <= gcmStreamRoom {
+		if len(pkts[i].Data) <= gcmStreamRoom {
 			continue
 		}
-		g.open(&g.key, unsafe.SliceData(pkts[first:i]), i-first, nil, 0)
-		room := g.side.room(n + 64)
-		g.open(&g.key, &pkts[i], 1, &room[0], len(room))
+		openGCM(g.level, &key, 0, unsafe.SliceData(pkts[first:i]), i-first, nil, 0)
+		g.openLong(&pkts[i])
 		first = i + 1
 	}
-	g.open(&g.key, unsafe.SliceData(pkts[first:]), len(pkts)-first, nil, 0)
+	openGCM(g.level, &key, 0, unsafe.SliceData(pkts[first:]), len(pkts)-first, nil, 0)
+}
+
+// openLong opens a packet whose key stream does not fit the stack.
+func (g *gcmVector) openLong(p *Packet) {
+	key := &g.key
+	room := g.side.room(len(p.Data) + 64)
+	openGCM(g.level, &key, 0, p, 1, &room[0], len(room))
+}
+
+// mixes reports whether a packet of this SA can go through one kernel together
+// with those of another.
+func (g *gcmVector) mixes(p *Packet) bool {
+	return g.level != accel.LevelVAES512 && !g.wiped() && len(p.Data) <= gcmStreamRoom
+}
+
+// sealMixed seals the packets at the front that a kernel can take together, and
+// returns how many those are: 0 where the first is not among them.
+func sealMixed(ciphers []Cipher, pkts []Packet) int {
+	var keys [mixedMost]*gcmKey
+	level, n := gatherKeys(&keys, ciphers, pkts)
+	if n > 0 {
+		sealGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n)
+	}
+	return n
+}
+
+// openMixed is sealMixed for opening.
+func openMixed(ciphers []Cipher, pkts []Packet) int {
+	var keys [mixedMost]*gcmKey
+	level, n := gatherKeys(&keys, ciphers, pkts)
+	if n > 0 {
+		openGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n, nil, 0)
+	}
+	return n
+}
+
+func gatherKeys(keys *[mixedMost]*gcmKey, ciphers []Cipher, pkts []Packet) (level accel.Level, n int) {
+	for n < min(len(pkts), len(keys)) {
+		g, ok := ciphers[n].(*gcmVector)
+		if !ok || !g.mixes(&pkts[n]) || n > 0 && g.level != level {
+			break
+		}
+		level = g.level
+		keys[n] = &g.key
+		n++
+	}
+	return level, n
 }

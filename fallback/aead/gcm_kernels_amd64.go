@@ -14,13 +14,13 @@ func gcmSealVAES512(k *gcmKey, pkts *Packet, n int)
 func gcmOpenVAES512(k *gcmKey, pkts *Packet, n int, side *byte, room int)
 
 //go:noescape
-func gcmSealVAES256(k *gcmKey, pkts *Packet, n int)
+func gcmSealVAES256(keys **gcmKey, step int, pkts *Packet, n int)
 
 //go:noescape
-func gcmOpenVAES256(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+func gcmOpenVAES256(keys **gcmKey, step int, pkts *Packet, n int, side *byte, room int)
 
 //go:noescape
-func gcmSealAESNI(k *gcmKey, pkts *Packet, n int)
+func gcmSealAESNI(keys **gcmKey, step int, pkts *Packet, n int)
 
 //go:noescape
-func gcmOpenAESNI(k *gcmKey, pkts *Packet, n int, side *byte, room int)
+func gcmOpenAESNI(keys **gcmKey, step int, pkts *Packet, n int, side *byte, room int)

@@ -3,6 +3,7 @@
 package tun
 
 import (
+	"net/netip"
 	"os"
 	"sync"
 )
@@ -46,12 +47,16 @@ func (m *Memory) InjectFrame(queue int, frame []byte) {
 	}
 }
 
-// Name, Queues, UDP, Stop and Close implement Device.
+// Name, Queues, Steer, Unsteer, UDP, Stop and Close implement Device.
 func (m *Memory) Name() string    { return "memory" }
 func (m *Memory) Queues() []Queue { return m.queues }
 func (m *Memory) UDP() bool       { return true }
-func (m *Memory) Stop()           { m.once.Do(func() { close(m.closed) }) }
-func (m *Memory) Close() error    { return nil }
+
+func (m *Memory) Steer(netip.Prefix, int) error { return nil }
+func (m *Memory) Unsteer(netip.Prefix) error    { return nil }
+
+func (m *Memory) Stop()        { m.once.Do(func() { close(m.closed) }) }
+func (m *Memory) Close() error { return nil }
 
 func (q *memoryQueue) Read(frame []byte, wait bool) (int, error) {
 	if !wait {

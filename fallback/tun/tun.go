@@ -13,6 +13,7 @@ package tun
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
 )
 
 // A frame is a virtio_net_hdr, in the machine's byte order, and a packet or a
@@ -30,9 +31,13 @@ var ErrEmpty = errors.New("no frame waits")
 type Device interface {
 	// Name is the interface's name.
 	Name() string
-	// Queues are the device's queues, always the same. The kernel keeps a
-	// flow's packets in one of them as a rule.
+	// Queues are the device's queues, always the same.
 	Queues() []Queue
+	// Steer has packets to the prefix come by the queue of the index, of several
+	// prefixes that hold a packet the longest. What is not steered comes by the
+	// first queue. Unsteer ends that.
+	Steer(p netip.Prefix, queue int) error
+	Unsteer(p netip.Prefix) error
 	// UDP reports whether a frame may hold a super-packet of UDP.
 	UDP() bool
 	// Stop makes every Read return os.ErrClosed, now and from now on.

@@ -26,6 +26,8 @@ func (p *Plane) Supports(q *sa.Pair) error {
 	switch {
 	case q.Offload == sa.OffloadCrypto || q.Offload == sa.OffloadPacket:
 		return fmt.Errorf("user space does not offload to a NIC, as hw_offload = %s asks", q.Offload)
+	case q.Marking != sa.Marking{}:
+		return errors.New("user space has no firewall marks and no XFRM interfaces")
 	case q.Encap && q.Suite.Protocol != sa.ESP:
 		return errors.New("only ESP can be encapsulated in UDP")
 	case !given(q.Local.Addr()) || !given(q.Remote.Addr()) || family(q.Local.Addr()) != family(q.Remote.Addr()):
@@ -241,7 +243,9 @@ func (p *Plane) Update(q *sa.Pair) error {
 		return fmt.Errorf("update pair %d: not installed", q.ID)
 	}
 	before := pr.path
+	pr.outMu.Lock() // what was sealed last may still be on its way
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
+	pr.outMu.Unlock()
 	if err == nil {
 		pr.path = path
 	}
@@ -269,7 +273,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	p.wire.Dismiss(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pr.gone = true
+	pr.end()
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child

@@ -90,9 +90,10 @@ func (s pairSpec) pair() *sa.Pair {
 // command is a line to a helper, answer one from it.
 type (
 	command struct {
-		Op   string
-		Pair pairSpec
-		Port uint16
+		Op    string
+		Pair  pairSpec
+		Port  uint16
+		Cores []int
 	}
 	answer struct {
 		Err       string
@@ -133,7 +134,7 @@ func helper() {
 			case "new":
 				socket, err = Listen(c.Port, DefaultMark, true, func([]byte, netip.AddrPort, netip.AddrPort, bool) {})
 				if err == nil {
-					plane, err = New(Options{NATT: socket})
+					plane, err = New(Options{NATT: socket, Cores: c.Cores})
 				}
 				if err == nil {
 					go func() {

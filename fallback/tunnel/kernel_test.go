@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"quicksand/accel"
 	"quicksand/sa"
 )
 
@@ -133,6 +134,49 @@ func TestTCP(t *testing.T) {
 			t.Log(gbits(t, a, b, innerB, "-n 20M"))
 		})
 	}
+}
+
+// TestQueues gives each child's traffic a queue and a worker of its own.
+func TestQueues(t *testing.T) {
+	cpus, err := accel.Allowed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := newSites(t)
+	a.do("close", spec())
+	a.cores = []int{cpus[0], cpus[len(cpus)-1]}
+	a.do("new", pairSpec{})
+	b.run("ip addr add 10.71.3.1/32 dev lo")
+	first := spec()
+	second, third := first.next(), first.next().next()
+	second.Child, second.RemoteTS = "second", "10.71.3.0/24"
+	third.Child, third.LocalTS, third.RemoteTS = "third", netA6, netB6
+	for _, p := range []pairSpec{first, second, third} {
+		connect(a, b, p)
+	}
+	for i, c := range []struct {
+		to  string
+		own string
+	}{{innerB, "out.queue.0"}, {"10.71.3.1", "out.queue.1"}, {innerB6, "out.queue.0"}} {
+		before := a.do("stats", first).Stats
+		a.ping(c.to, "")
+		after := a.do("stats", first).Stats
+		for _, q := range []string{"out.queue.0", "out.queue.1"} {
+			want := uint64(0)
+			if q == c.own {
+				want = 5
+			}
+			if got := after[q] - before[q]; got != want {
+				t.Errorf("child %d: %d packets by %s, want %d", i, got, q, want)
+			}
+		}
+	}
+	t.Log(gbits(t, a, b, innerB, "-P 4 -n 40M"))
+	if n := b.stat("in.drop.replay"); n != 0 {
+		t.Errorf("%d packets were too late for the window", n)
+	}
+	a.do("close", first)
+	nothingLeft(t, a)
 }
 
 func TestRekeyUnderFlood(t *testing.T) {
@@ -287,6 +331,39 @@ func TestRemoveIsNoClearText(t *testing.T) {
 	a.do("untrap", p)
 	b.do("untrap", p.mirror())
 	a.ping(innerB, "")
+}
+
+// TestKilledIsNoClearText wants nothing of a tunnel's networks on the wire after
+// its process was killed, though they reach each other without it.
+func TestKilledIsNoClearText(t *testing.T) {
+	a, b := newSites(t)
+	a.run("ip route add %s via %s", netB, outerB)
+	a.run("ip -6 route add %s via %s", netB6, outerB6)
+	p := spec()
+	p6 := p.next()
+	p6.Child, p6.LocalTS, p6.RemoteTS = "net6", netA6, netB6
+	connect(a, b, p)
+	connect(a, b, p6)
+	a.ping(innerB, "")
+	a.ping(innerB6, "")
+	a.kill()
+	wire := tcpdump(t, b, func() {
+		for _, to := range []string{innerB, innerB6} {
+			if out := a.noPing(to, ""); !strings.Contains(out, "nreachable") && !strings.Contains(out, "No route") {
+				t.Errorf("ping %s does not say that it is unreachable:\n%s", to, out)
+			}
+		}
+		a.run("ping -c 3 -i 0.02 -W 5 %s", outerB) // what it waits for
+	})
+	if strings.Count(wire, "IP "+outerA) != 3 || strings.Count(wire, "IP "+outerB) != 3 {
+		t.Errorf("not only the outer addresses on the wire:\n%s", wire)
+	}
+	a.start()
+	if out := a.run("ip route show table 220; ip netns exec %s ip -6 route show table 220", a.ns); strings.Contains(out, "unreachable") {
+		t.Errorf("left behind after a new start:\n%s", out)
+	}
+	a.do("close", p)
+	nothingLeft(t, a)
 }
 
 // nothingLeft wants no device, rule or route of the plane in the namespace.

@@ -56,6 +56,7 @@ func needRoot(t testing.TB) {
 type site struct {
 	t      testing.TB
 	peer   *site
+	cores  []int // of the plane's workers
 	ns     string
 	helper *exec.Cmd
 	stdin  io.WriteCloser
@@ -215,7 +216,7 @@ func (s *site) kill() {
 
 func (s *site) try(op string, p pairSpec) (answer, error) {
 	s.t.Helper()
-	line, err := json.Marshal(command{Op: op, Pair: p, Port: 4500})
+	line, err := json.Marshal(command{Op: op, Pair: p, Port: 4500, Cores: s.cores})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -95,6 +95,7 @@ type Plane struct {
 	closing atomic.Bool
 	gone    atomic.Bool   // the TUN device
 	inputs  atomic.Uint32 // goroutines of the wire that were seen
+	workers []*worker
 	stop    chan struct{}
 	done    sync.WaitGroup
 
@@ -183,7 +184,7 @@ func New(o Options) (*Plane, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.router, err = newRouter(o.Device, o.Table, o.Priority, uint32(o.Mark)); err != nil {
+		if p.router, err = newRouter(p.tun, o.Table, o.Priority, uint32(o.Mark)); err != nil {
 			return nil, errors.Join(err, p.tun.Close())
 		}
 	}
@@ -198,6 +199,7 @@ func New(o Options) (*Plane, error) {
 		if i < len(o.Cores) {
 			w.core = o.Cores[i : i+1]
 		}
+		p.workers = append(p.workers, w)
 		p.done.Go(w.run)
 	}
 	p.done.Go(p.maintain)
@@ -217,6 +219,9 @@ func (p *Plane) Close() error {
 	p.done.Wait()
 	err = errors.Join(err, p.tun.Close())
 	p.mu.Lock()
+	for _, pr := range p.pairs {
+		pr.end()
+	}
 	p.policies = newPolicies()
 	clear(p.traps)
 	clear(p.pairs)
@@ -250,12 +255,22 @@ func (p *Plane) maintain() {
 		p.mu.RUnlock()
 		for e, prs := range paths {
 			if mtu, err := p.mtus.fresh(e.local, e.remote); err == nil {
+				p.mu.RLock()
 				for _, pr := range prs {
 					pr.setMTU(mtu)
 				}
+				p.mu.RUnlock()
 			}
 		}
 	}
+}
+
+// end overwrites the keys of a pair that is taken out. The plane's lock is held,
+// so that no packet is being sealed or opened, and none will be.
+func (pr *pair) end() {
+	pr.gone = true
+	pr.out.Wipe()
+	pr.in.Wipe()
 }
 
 func (pr *pair) setMTU(mtu int) {

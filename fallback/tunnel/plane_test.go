@@ -5,13 +5,17 @@ package tunnel
 import (
 	"bytes"
 	"encoding/binary"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -338,6 +342,129 @@ func TestReserveSPI(t *testing.T) {
 		if len(a.reserved) != 0 {
 			t.Errorf("%d SPIs are still reserved", len(a.reserved))
 		}
+	})
+}
+
+// orderWire is a wire that looks at the order of what is sent.
+type orderWire struct {
+	*MemoryWire
+	mu    sync.Mutex
+	last  map[uint32]uint64 // sequence numbers by SPI
+	sent  int
+	wrong int
+}
+
+func (w *orderWire) Send(_ Path, batch []esp.Packet) {
+	for i := range batch {
+		w.mu.Lock()
+		spi := binary.BigEndian.Uint32(batch[i].Bytes())
+		if batch[i].Seq != w.last[spi]+1 {
+			w.wrong++
+		}
+		w.last[spi] = batch[i].Seq
+		w.sent++
+		w.mu.Unlock()
+	}
+}
+
+// TestQueuesKeepOrder has the packets of two SAs come from four queues at once.
+func TestQueuesKeepOrder(t *testing.T) {
+	const queues, each = 4, 2000
+	dev := tun.NewMemory(0, queues)
+	mw, _ := NewMemoryWires()
+	w := &orderWire{MemoryWire: mw, last: map[uint32]uint64{}}
+	p, err := New(Options{TUN: dev, Wire: w, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := spec()
+	other := s.next()
+	other.Child, other.LocalTS, other.RemoteTS = "net6", netA6, netB6
+	for _, s := range []pairSpec{s, other} {
+		if _, err := p.Install(s.pair()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Activate(s.pair()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var injecting sync.WaitGroup
+	for q := range queues {
+		injecting.Go(func() {
+			for i := range each {
+				if i%3 == 0 {
+					dev.Inject(q, udp("[fd71:1::1]:1", "[fd71:2::1]:2", "x"))
+				} else {
+					dev.Inject(q, udp(hostA, hostB, "x"))
+				}
+			}
+		})
+	}
+	injecting.Wait()
+	if err := p.Close(); err != nil { // the workers have then sent what they took
+		t.Fatal(err)
+	}
+	if w.sent != queues*each || w.wrong != 0 {
+		t.Errorf("%d of %d packets sent, %d out of order", w.sent, queues*each, w.wrong)
+	}
+}
+
+// TestKeysAreWiped looks at the SAs of pairs that were removed, and of those that
+// a closed plane had.
+func TestKeysAreWiped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnds(t)
+		first, second := spec(), spec().next()
+		connectEnds(a, b, first)
+		connectEnds(a, b, second)
+		pairs := []*pair{a.pairs[first.ID], a.pairs[second.ID]}
+		a.ok(a.Remove(first.pair()))
+		a.ok(a.Close())
+		for _, pr := range pairs {
+			buf := make([]byte, esp.Headroom+100+esp.Tailroom)
+			packets := []esp.Packet{{Buf: buf, Off: esp.Headroom, Len: copy(buf[esp.Headroom:], udp(hostA, hostB, ""))}}
+			if pr.out.Seal(packets); packets[0].Err != esp.ErrExpired {
+				t.Errorf("pair %d seals: %v", pr.id, packets[0].Err)
+			}
+			if pr.in.Open(packets); packets[0].Err != esp.ErrExpired {
+				t.Errorf("pair %d opens: %v", pr.id, packets[0].Err)
+			}
+		}
+	})
+}
+
+// TestSuperPacket cuts one on its way out, where the last packet alone may fit
+// the path.
+func TestSuperPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnds(t)
+		connectEnds(a, b, spec())
+		whole := udp(hostA, hostB, string(make([]byte, 2500)))
+		whole[6] = 0x40
+		frame := make([]byte, tun.HeaderLen) // virtio_net_hdr
+		frame[0], frame[1] = 1, 5            // checksum needed, UDP
+		binary.NativeEndian.PutUint16(frame[4:], 1200)
+		binary.NativeEndian.PutUint16(frame[6:], 20)
+		binary.NativeEndian.PutUint16(frame[8:], 6)
+		frame = append(frame, whole...)
+		a.dev.InjectFrame(0, slices.Clone(frame))
+		got := b.arrived()
+		if len(got) != 3 || len(got[0]) != 1228 || len(got[2]) != 128 {
+			t.Fatalf("%d packets arrived", len(got))
+		}
+		for _, q := range got {
+			pseudo := sumBytes(uint64(len(q)-20)+17, q[12:20])
+			if foldChecksum(sumBytes(0, q[:20])) != 0xffff || foldChecksum(sumBytes(pseudo, q[20:])) != 0xffff {
+				t.Errorf("checksums of %x are wrong", q[:28])
+			}
+		}
+		a.wire.SetPathMTU(1000)
+		time.Sleep(refreshEvery + time.Second)
+		a.dev.InjectFrame(0, slices.Clone(frame))
+		if got := b.arrived(); len(got) != 1 || len(got[0]) != 128 {
+			t.Errorf("%d packets arrived over the shorter path", len(got))
+		}
+		a.wantStat("out.drop.too_big", 2)
 	})
 }
 

@@ -222,7 +222,7 @@ func (w *kernelWire) read(c *conn, proto uint8) {
 				addRaw(&batch, &m, proto, c.v6)
 			}
 		}
-		if len(batch.Packets) > 0 {
+		if r.busy = len(batch.Packets) > 0; r.busy {
 			w.input(&batch)
 		}
 		batch.Reset()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 )
 
 const (
@@ -51,6 +52,7 @@ type receiver struct {
 	call  func(fd uintptr) bool // made once, so that receiving allocates nothing
 	n     int
 	errno syscall.Errno
+	busy  bool // the messages of the last call held traffic, and more is about to come
 }
 
 func newReceiver(c *conn, batch int) *receiver {
@@ -81,6 +83,10 @@ func newReceiver(c *conn, batch int) *receiver {
 			case unix.EINTR:
 				continue
 			case unix.EAGAIN:
+				fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+				if r.busy && tun.PollBusy(fds[:]) {
+					continue
+				}
 				return false
 			}
 			r.n, r.errno = int(n), errno

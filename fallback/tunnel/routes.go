@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -20,8 +22,15 @@ import (
 // "proto 113"), so that what a process that was killed left behind is known.
 const routeProtocol = 113
 
+// guardMetric is the metric of the routes that only count where the device's are
+// gone. They may not be preferred to those, nor to others in the table.
+const guardMetric = 1<<31 - 1
+
 // router leads the children's traffic into the tunnel: routes in a table of
-// our own, which a rule looks up for every packet that has not our mark.
+// our own, which a rule looks up for every packet that has not our mark. A
+// process that is killed takes its device and the routes into it along; so that
+// its networks do not go out in clear then, each has a second route, which says
+// that it is unreachable, and which stays until a clean stop or the next start.
 type router struct {
 	h               *netlink.Handle
 	device          string
@@ -30,18 +39,22 @@ type router struct {
 	mark            uint32
 	routes          map[netip.Prefix]int // uses
 	rules           []*netlink.Rule
+	tun             tun.Device
+	queues          map[netip.Prefix]int // index of the queue the packets come by
+	load            []int                // prefixes by queue
 }
 
 var families = []int{unix.AF_INET, unix.AF_INET6}
 
 // newRouter readies the TUN device, removes what an earlier process left, and
 // makes the rules.
-func newRouter(device string, table, priority int, mark uint32) (*router, error) {
+func newRouter(dev tun.Device, table, priority int, mark uint32) (*router, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	r := &router{h: h, device: device, table: table, priority: priority, mark: mark, routes: map[netip.Prefix]int{}}
+	r := &router{h: h, device: dev.Name(), table: table, priority: priority, mark: mark, routes: map[netip.Prefix]int{},
+		tun: dev, queues: map[netip.Prefix]int{}, load: make([]int, len(dev.Queues()))}
 	if err := r.start(); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -164,8 +177,16 @@ func (r *router) add(local, remote sa.Selector) error {
 		if r.routes[p] == 0 {
 			route := r.route(p)
 			route.Src = r.addressIn(local)
-			if err := r.h.RouteReplace(route); err != nil {
-				for _, d := range done {
+			err := r.steer(p)
+			if err == nil {
+				err = r.h.RouteReplace(r.guard(p))
+			}
+			if err == nil {
+				err = r.h.RouteReplace(route)
+			}
+			if err != nil {
+				r.routes[p] = 1
+				for _, d := range append(done, p) {
 					r.drop(d)
 				}
 				return fmt.Errorf("add route to %s: %w", p, err)
@@ -196,10 +217,38 @@ func (r *router) drop(p netip.Prefix) error {
 	delete(r.routes, p)
 	// The kernel itself removes routes with the device and with the address
 	// that is their source hint.
-	if err := r.h.RouteDel(r.route(p)); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove route to %s: %w", p, err)
+	errs := []error{r.unsteer(p)}
+	for _, route := range []*netlink.Route{r.route(p), r.guard(p)} {
+		if err := r.h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("remove route to %s: %w", p, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// steer chooses the queue with the fewest prefixes, so that SAs are spread over
+// the workers and each lives on one of them.
+func (r *router) steer(p netip.Prefix) error {
+	q := slices.Index(r.load, slices.Min(r.load))
+	r.load[q]++
+	r.queues[p] = q
+	return r.tun.Steer(p, q)
+}
+
+func (r *router) unsteer(p netip.Prefix) error {
+	if q, ok := r.queues[p]; ok {
+		r.load[q]--
+		delete(r.queues, p)
+	}
+	return r.tun.Unsteer(p)
+}
+
+// guard is the route that says that the prefix cannot be reached.
+func (r *router) guard(p netip.Prefix) *netlink.Route {
+	route := r.route(p)
+	route.Type, route.Priority = unix.RTN_UNREACHABLE, guardMetric
+	route.LinkIndex, route.Scope = 0, netlink.SCOPE_UNIVERSE
+	return route
 }
 
 func (r *router) route(p netip.Prefix) *netlink.Route {
@@ -259,6 +308,18 @@ func (r *router) strict(peer netip.Addr) string {
 		return ""
 	}
 	return device
+}
+
+// queueDrops returns how many packets the device had no room for.
+func (r *router) queueDrops() uint64 {
+	if r == nil {
+		return 0
+	}
+	link, err := r.h.LinkByName(r.device)
+	if err != nil || link.Attrs().Statistics == nil {
+		return 0
+	}
+	return link.Attrs().Statistics.TxDropped
 }
 
 func rpFilter(device string) string {

@@ -204,6 +204,7 @@ func (s *Socket) read(r *receiver) {
 			}
 			split.message(&m)
 		}
+		r.busy = len(split.batch.Packets) > 0
 		split.flush()
 	}
 }

@@ -4,6 +4,7 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"quicksand/fallback/esp"
@@ -81,9 +82,15 @@ func openReason(err error) reason {
 }
 
 // Stats returns the counters by name: "out.drop.REASON" and "in.drop.REASON"
-// for packets dropped.
+// for packets dropped. "out.drop.queue_full" is the kernel's count of those that
+// found the TUN device's queue full, which a super-packet is one of;
+// "out.queue.N" is how many packets came by the device's N-th queue.
 func (p *Plane) Stats() map[string]uint64 {
-	m := make(map[string]uint64, reasons)
+	m := make(map[string]uint64, reasons+1)
+	m["out.drop.queue_full"] = p.router.queueDrops()
+	for i, w := range p.workers {
+		m[fmt.Sprintf("out.queue.%d", i)] = w.taken.Load()
+	}
 	for r := range p.stats {
 		m[reasonNames[r]] = p.stats[r].Load()
 	}

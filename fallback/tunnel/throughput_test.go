@@ -3,18 +3,42 @@
 package tunnel
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 var interrupt = os.Interrupt
 
-// gbits measures TCP from a to b with iperf3, in Gbit/s.
+// iperf is what is read of iperf3's report.
+type iperf struct {
+	End struct {
+		SumReceived struct {
+			BitsPerSecond float64 `json:"bits_per_second"`
+		} `json:"sum_received"`
+		Sum struct {
+			Packets uint64 // of UDP, sent
+		} `json:"sum"`
+	}
+}
+
+// gbits measures TCP from a to b, in Gbit/s.
 func gbits(t testing.TB, a, b *site, to, args string) float64 {
+	t.Helper()
+	result := runIperf(t, a, b, to, args)
+	if result.End.SumReceived.BitsPerSecond == 0 {
+		t.Fatal("nothing arrived")
+	}
+	return result.End.SumReceived.BitsPerSecond / 1e9
+}
+
+// runIperf runs iperf3 from a to b.
+func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 	t.Helper()
 	server := exec.Command("ip", "netns", "exec", b.ns, "iperf3", "-s", "-1", "--forceflush")
 	stdout, err := server.StdoutPipe()
@@ -41,23 +65,31 @@ func gbits(t testing.TB, a, b *site, to, args string) float64 {
 		}
 	}()
 	out := sh(t, "timeout 30 ip netns exec %s iperf3 -J -c %s %s", a.ns, to, args)
-	var result struct {
-		End struct {
-			SumReceived struct {
-				BitsPerSecond float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		}
-	}
 	if err := json.Unmarshal([]byte(out), &result); err != nil {
 		t.Fatalf("iperf3: %v\n%s", err, out)
 	}
-	if result.End.SumReceived.BitsPerSecond == 0 {
-		t.Fatalf("nothing arrived:\n%s", out)
-	}
-	return result.End.SumReceived.BitsPerSecond / 1e9
+	return result
 }
 
-// BenchmarkThroughput measures TCP between two namespaces.
+// cpu returns the CPU time that the site's helper has used, in seconds.
+func (s *site) cpu() (seconds float64) {
+	s.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.helper.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// Behind the command's name in parentheses: fields 14 and 15, in hundredths
+	// (proc(5)).
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	for _, f := range fields[11:13] {
+		ticks, _ := strconv.ParseUint(f, 10, 64)
+		seconds += float64(ticks) / 100
+	}
+	return seconds
+}
+
+// BenchmarkThroughput measures TCP between two namespaces, and what it costs the
+// two planes.
 func BenchmarkThroughput(b *testing.B) {
 	for _, encap := range []bool{false, true} {
 		for _, proposal := range []string{"aes128gcm16", "aes256-sha256"} {
@@ -67,7 +99,10 @@ func BenchmarkThroughput(b *testing.B) {
 				p.Proposal, p.Encap = proposal, encap
 				connect(x, y, p)
 				for b.Loop() {
-					b.ReportMetric(gbits(b, x, y, innerB, "-t 3"), "Gbit/s")
+					before := x.cpu() + y.cpu()
+					rate := gbits(b, x, y, innerB, "-t 3")
+					b.ReportMetric(rate, "Gbit/s")
+					b.ReportMetric((x.cpu()+y.cpu()-before)/(rate*3/8), "CPU-s/GB")
 				}
 				b.Logf("bare link: %.2f Gbit/s", gbits(b, x, y, outerB, "-t 2"))
 			})

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"quicksand/accel"
 	"quicksand/fallback/esp"
@@ -31,7 +32,8 @@ const (
 type worker struct {
 	p     *Plane
 	queue tun.Queue
-	core  []int // to run on; none: any
+	core  []int         // to run on; none: any
+	taken atomic.Uint64 // packets
 
 	frame   []byte
 	cut     tun.Segmenter
@@ -56,6 +58,7 @@ func (w *worker) run() {
 		err := w.gather()
 		if err == nil {
 			failed = 0
+			w.taken.Add(uint64(len(w.packets)))
 			w.p.forward(&w.out, w.packets)
 			continue
 		}

@@ -287,7 +287,7 @@ func (d *Daemon) installTrap(conn *ike.Connection, child *ike.Child, done func(e
 		}
 		p := trapPair(conn, child)
 		p.Policy = sa.Policy{
-			Conn: conn.Name, Child: child.Name, Reqid: child.ReqID, Mode: child.Mode,
+			Conn: conn.Name, Child: child.Name, Reqid: child.ReqID, Mode: child.Mode, Marking: child.Marking,
 			Local: local, Remote: remote,
 			LocalTS: fixed(child.LocalTS, local.Addr()), RemoteTS: fixed(child.RemoteTS, remote.Addr()),
 		}

@@ -154,8 +154,11 @@ func (d *Daemon) event(ev sa.Event) {
 	switch {
 	case ev.Kind == sa.Acquire:
 		t := target{ev.Policy.Conn, ev.Policy.Child}
-		d.say(slog.LevelInfo, "KNL", fmt.Sprintf("traffic for %s === %s wants child %s",
-			ev.Policy.LocalTS, ev.Policy.RemoteTS, t), connAttr(t.conn))
+		from, to := ev.Packet[0], ev.Packet[1]
+		if !from.IsValid() || !to.IsValid() {
+			from, to = ev.Policy.LocalTS, ev.Policy.RemoteTS
+		}
+		d.say(slog.LevelInfo, "KNL", fmt.Sprintf("traffic for %s === %s wants child %s", from, to, t), connAttr(t.conn))
 		d.want(t)
 	case ev.Pair >= firstManualID:
 		d.manualEvent(ev)

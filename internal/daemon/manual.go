@@ -68,7 +68,7 @@ func manualPair(conn *ike.Connection, child *ike.Child, id uint32) *sa.Pair {
 	}
 	return &sa.Pair{
 		Policy: sa.Policy{
-			Conn: conn.Name, Child: child.Name, Reqid: reqid, Mode: child.Mode,
+			Conn: conn.Name, Child: child.Name, Reqid: reqid, Mode: child.Mode, Marking: child.Marking,
 			Local: m.Local, Remote: m.Remote,
 			LocalTS:  fixed(child.LocalTS, m.Local.Addr()),
 			RemoteTS: fixed(child.RemoteTS, m.Remote.Addr()),

@@ -41,7 +41,7 @@ func addChildren(c *connection, s *Section, path string) error {
 }
 
 func addChild(c *connection, s *Section, path string) error {
-	in := child{Child: ike.Child{Name: s.Name}}
+	in := child{Child: ike.Child{Name: s.Name, Marking: sa.Marking{IfIDIn: c.ifIDIn, IfIDOut: c.ifIDOut}}}
 	if err := childTable.decode(&in, s, path); err != nil {
 		return err
 	}
@@ -84,6 +84,17 @@ var childKeys = []key[child]{
 		set: given(parsePackets, func(c *child) **uint64 { return &c.randPackets })},
 	{name: "replay_window", def: "32", doc: "How many packets back a late packet is still accepted, 0 to 4096. 0 turns replay protection off, as it always is for a manually keyed child.", set: setReplayWindow},
 	{name: "hw_offload", def: "auto", doc: "How much a NIC must do: auto (the best there is), packet, crypto (also written yes), no. strongSwan's default is no.", set: setOffload},
+	{name: "mark_in", def: "0/0", doc: "The child is for incoming packets with this firewall mark: value or value/mask. Marks and XFRM interfaces are the kernel's: such a child runs as crypto or kernel.",
+		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.In })},
+	{name: "mark_out", def: "0/0", doc: "The same for outgoing packets. Routes for them are the operator's to make.", set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.Out })},
+	{name: "set_mark_in", def: "0/0", doc: "Set this firewall mark on what came in by the child: value or value/mask.",
+		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.SetIn })},
+	{name: "set_mark_out", def: "0/0", doc: "Set this firewall mark on the ESP or AH packets that go out, in place of the daemon's own, by which they pass the tunnels' routes by.",
+		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.SetOut })},
+	{name: "if_id_in", derived: "the connection's", doc: "The child is for the XFRM interface with this number, which decrypted packets appear on. 0 is none.",
+		set: to(parseIfID, func(c *child) *uint32 { return &c.Marking.IfIDIn })},
+	{name: "if_id_out", derived: "the connection's", doc: "The same for packets that are routed to the interface. Routes to it are the operator's to make.",
+		set: to(parseIfID, func(c *child) *uint32 { return &c.Marking.IfIDOut })},
 	{name: "copy_df", def: "yes", doc: "Copy the DF bit to the outer IPv4 header of a tunnel.", set: to(parseBool, func(c *child) *bool { return &c.CopyDF })},
 	{name: "copy_ecn", def: "yes", doc: "Copy ECN between the inner and the outer header of a tunnel.", set: to(parseBool, func(c *child) *bool { return &c.CopyECN })},
 	{name: "copy_dscp", def: "out", doc: "Copy DSCP between the headers of a tunnel: out (inner to outer), in (outer to inner), yes (both), no.", set: setDSCP},
@@ -108,13 +119,7 @@ var childKeys = []key[child]{
 	refuse[child]("priority", "the order of policies follows from their selectors", "0"),
 	refuse[child]("interface", "policies hold for all interfaces"),
 	refuse[child]("tfc_padding", "packets are not padded", "0"),
-	refuse[child]("mark_in", noMarks, "0", "0/0", "0/0x00000000"),
-	refuse[child]("mark_in_sa", noMarks, "no"),
-	refuse[child]("mark_out", noMarks, "0", "0/0", "0/0x00000000"),
-	refuse[child]("set_mark_in", noMarks, "0", "0/0", "0/0x00000000"),
-	refuse[child]("set_mark_out", noMarks, "0", "0/0", "0/0x00000000"),
-	refuse[child]("if_id_in", noInterfaceIDs, "0"),
-	refuse[child]("if_id_out", noInterfaceIDs, "0"),
+	refuse[child]("mark_in_sa", "an SPI stands for one inbound SA, whatever the mark", "no"),
 	refuse[child]("per_cpu_sas", onlyIKEv2, "no"),
 }
 

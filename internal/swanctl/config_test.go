@@ -227,9 +227,12 @@ func TestChildKeys(t *testing.T) {
 		{"dpd_action = trap", "DPDAction", ike.ActionTrap},
 		{"dpd_action = clear", "DPDAction", ike.ActionNone},
 		{"reqid = 77", "ReqID", uint32(77)},
+		{"mark_in = 0\nmark_out = 0/0\nset_mark_in = 0x1f/0xff\nset_mark_out = 7", "Marking", sa.Marking{
+			In: sa.Mark{Mask: 1<<32 - 1}, SetIn: sa.Mark{Value: 0x1f, Mask: 0xff}, SetOut: sa.Mark{Value: 7, Mask: 1<<32 - 1}}},
+		{"if_id_in = 0x10\nif_id_out = 4294967295", "Marking", sa.Marking{IfIDIn: 16, IfIDOut: 1<<32 - 1}},
 		// What changes nothing.
 		{"hostaccess = yes\nlabel_mode = simple\nsha256_96 = no\npolicies = yes\npolicies_fwd_out = no\nipcomp = no\ninactivity = 0s\npriority = 0", "Name", "k"},
-		{"tfc_padding = 0\nmark_in = 0\nmark_in_sa = no\nmark_out = 0/0\nset_mark_in = 0/0x00000000\nset_mark_out = 0\nif_id_in = 0\nif_id_out = 0\nupdown =\nlabel =\nper_cpu_sas = no", "Name", "k"},
+		{"tfc_padding = 0\nmark_in_sa = no\nupdown =\nlabel =\nper_cpu_sas = no", "Name", "k"},
 	} {
 		got, err := build("", c.lines)
 		if err != nil {
@@ -266,7 +269,8 @@ func TestConnectionErrors(t *testing.T) {
 		{"fragmentation = force", "f:4: connections.c.fragmentation: force is not supported: there is no IKE fragmentation"},
 		{"vips = 0.0.0.0", "f:4: connections.c.vips: not supported: there is no Mode Config"},
 		{"pools = a, b", "f:4: connections.c.pools: not supported: there is no Mode Config"},
-		{"if_id_in = %unique", "f:4: connections.c.if_id_in: not supported: there are no XFRM interfaces; only 0 is accepted"},
+		{"if_id_in = %unique", `f:4: connections.c.if_id_in: "%unique" is not supported: no script would be told the number`},
+		{"if_id_out = eth0", `f:4: connections.c.if_id_out: "eth0" is not a number from 0 to 4294967295`},
 		{"ppk_id = x", "f:4: connections.c.ppk_id: not supported: it belongs to IKEv2"},
 		{"lokal_addrs = 10.0.0.1", `f:4: connections.c.lokal_addrs: the key is not known; "local_addrs" is`},
 		{"whatever = 1", "f:4: connections.c.whatever: the key is not known"},
@@ -318,7 +322,11 @@ func TestChildErrors(t *testing.T) {
 		{"policies = no", "policies: not supported: a child without policies would protect nothing; only yes is accepted"},
 		{"ipcomp = yes", "ipcomp: not supported: there is no compression; only no is accepted"},
 		{"inactivity = 5m", "inactivity: not supported: children are not closed for want of traffic; only 0 or 0s is accepted"},
-		{"mark_in = 42", "mark_in: not supported: there are no netfilter marks; only 0 or 0/0 or 0/0x00000000 is accepted"},
+		{"mark_in = %unique-dir", `mark_in: "%unique-dir" is not supported: no script would be told the number`},
+		{"mark_out = 42/", `mark_out: "42/" is not value or value/mask, of 32 bits each`},
+		{"mark_out = 0x100000000", `mark_out: "0x100000000" is not value or value/mask, of 32 bits each`},
+		{"set_mark_in = 0x1ff/0xff", `set_mark_in: "0x1ff/0xff" has bits in the value that are not in the mask`},
+		{"mark_in_sa = yes", "mark_in_sa: not supported: an SPI stands for one inbound SA, whatever the mark; only no is accepted"},
 		{"interface = eth0", "interface: not supported: policies hold for all interfaces"},
 		{"tfc_padding = mtu", "tfc_padding: not supported: packets are not padded; only 0 is accepted"},
 		{"local_ts = 10.0.0.0/8\nremote_ts = 2001:db8::/32", "5:: local_ts and remote_ts are of different address families"},

@@ -18,6 +18,7 @@ type connection struct {
 	ike.Connection
 	rekey, reauth, over, rand *time.Duration
 	localRounds, remoteRounds int
+	ifIDIn, ifIDOut           uint32 // of children that say nothing else
 }
 
 // round is one local or remote section.
@@ -68,8 +69,6 @@ const (
 	noCertificates = "there is no authentication by certificates"
 	noModeConfig   = "there is no Mode Config"
 	onlyIKEv2      = "it belongs to IKEv2"
-	noMarks        = "there are no netfilter marks"
-	noInterfaceIDs = "there are no XFRM interfaces"
 )
 
 var connectionTable = table[connection]{done: finishConnection}
@@ -107,6 +106,8 @@ var connectionKeys = []key[connection]{
 		set: given(parseTime, func(c *connection) **time.Duration { return &c.rand })},
 	{name: "keyingtries", def: "1", doc: "How often Main Mode is tried, each time with all its retransmissions. 0 tries without end.", set: setKeyingTries},
 	{name: "unique", def: "no", doc: "What becomes of other IKE SAs with the same two identities: no (deleted where the peer says INITIAL_CONTACT), never (kept even then), replace (deleted), keep (the new one is refused).", set: setUnique},
+	{name: "if_id_in", def: "0", doc: "if_id_in of the children that have none of their own.", set: to(parseIfID, func(c *connection) *uint32 { return &c.ifIDIn })},
+	{name: "if_id_out", def: "0", doc: "if_id_out of the children that have none of their own.", set: to(parseIfID, func(c *connection) *uint32 { return &c.ifIDOut })},
 	{name: "identity_pfs", def: "no", doc: "Delete the IKE SA once a Quick Mode under it is done, and make a new one for the next: perfect forward secrecy of the identities too (RFC 2409 section 8). quicksand's own key.",
 		set: to(parseBool, func(c *connection) *bool { return &c.IdentityPFS })},
 
@@ -120,8 +121,6 @@ var connectionKeys = []key[connection]{
 	refuse[connection]("dscp", "IKE messages carry no DSCP", "000000", "0"),
 	refuse[connection]("vips", noModeConfig),
 	refuse[connection]("pools", noModeConfig),
-	refuse[connection]("if_id_in", noInterfaceIDs, "0"),
-	refuse[connection]("if_id_out", noInterfaceIDs, "0"),
 	refuse[connection]("ocsp", noCertificates, "reply", "never"),
 	refuse[connection]("ppk_id", onlyIKEv2),
 	refuse[connection]("ppk_required", onlyIKEv2, "no"),

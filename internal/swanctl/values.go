@@ -138,6 +138,45 @@ func parseBytes(s *Setting) (uint64, error) {
 
 func parsePackets(s *Setting) (uint64, error) { return parseNumber(s, 0, math.MaxUint64) }
 
+// parseMark reads a mark with its mask; without one all bits count.
+func parseMark(s *Setting) (m sa.Mark, err error) {
+	t, err := s.text()
+	if err != nil {
+		return m, err
+	}
+	if strings.HasPrefix(t, "%") {
+		return m, fmt.Errorf("%q is not supported: no script would be told the number", t)
+	}
+	const form = "%q is not value or value/mask, of 32 bits each"
+	value, mask, masked := strings.Cut(t, "/")
+	for _, n := range []struct {
+		text string
+		to   *uint32
+	}{{value, &m.Value}, {mask, &m.Mask}} {
+		if n.to == &m.Mask && !masked {
+			m.Mask = math.MaxUint32
+			break
+		}
+		v, rest, err := cutNumber(n.text)
+		if err != nil || rest != "" || v > math.MaxUint32 {
+			return m, fmt.Errorf(form, t)
+		}
+		*n.to = uint32(v)
+	}
+	if m.Value&^m.Mask != 0 {
+		return m, fmt.Errorf("%q has bits in the value that are not in the mask", t)
+	}
+	return m, nil
+}
+
+func parseIfID(s *Setting) (uint32, error) {
+	if t, _ := s.text(); strings.HasPrefix(t, "%") {
+		return 0, fmt.Errorf("%q is not supported: no script would be told the number", t)
+	}
+	n, err := parseNumber(s, 0, math.MaxUint32)
+	return uint32(n), err
+}
+
 func parseIdentity(s *Setting) (ike.Identity, error) {
 	t, err := s.text()
 	if err != nil {

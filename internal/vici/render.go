@@ -73,6 +73,7 @@ func renderChild(m *Message, c *ike.ChildInfo, in, out sa.Counters, now time.Tim
 	if p.Suite.ESN {
 		m.Set("esn", "1")
 	}
+	renderMarking(m, p.Marking)
 	renderCounters(m, "in", in, now)
 	renderCounters(m, "out", out, now)
 	if !c.Rekey.IsZero() {
@@ -95,6 +96,22 @@ func renderCipher(m *Message, e sa.Encryption, bits uint16) {
 	m.Set("encr-alg", e.String())
 	if bits != 0 && e != sa.TripleDESCBC {
 		m.SetInt("encr-keysize", int64(bits))
+	}
+}
+
+func renderMarking(m *Message, k sa.Marking) {
+	for _, d := range []struct {
+		name string
+		mark sa.Mark
+		ifID uint32
+	}{{"in", k.In, k.IfIDIn}, {"out", k.Out, k.IfIDOut}} {
+		if d.mark != (sa.Mark{}) {
+			m.Set("mark-"+d.name, fmt.Sprintf("%08x", d.mark.Value))
+			m.Set("mark-mask-"+d.name, fmt.Sprintf("%08x", d.mark.Mask))
+		}
+		if d.ifID != 0 {
+			m.Set("if-id-"+d.name, fmt.Sprintf("%08x", d.ifID))
+		}
 	}
 }
 

@@ -27,6 +27,23 @@ const (
 // address is AddrInner, and host b sees AddrNAT. Host b has AddrB and no route
 // to what is behind the router.
 func (n *Net) SitesBehindNAT(lans int) (a, b *Host, r *NAT, err error) {
+	return n.sitesBehindNAT(lans, func(a, r *Host, addrA, addrR string) error {
+		return n.Link(a, []string{addrA}, r, []string{addrR})
+	})
+}
+
+// SitesBehindNATOn is SitesBehindNAT with host a and the router on two devices
+// of the machine that are joined already.
+func (n *Net) SitesBehindNATOn(devA, devRouter string, lans int) (a, b *Host, r *NAT, err error) {
+	return n.sitesBehindNAT(lans, func(a, r *Host, addrA, addrR string) error {
+		if err := a.Attach(devA, []string{addrA}); err != nil {
+			return err
+		}
+		return r.Attach(devRouter, []string{addrR})
+	})
+}
+
+func (n *Net) sitesBehindNAT(lans int, join func(a, r *Host, addrA, addrR string) error) (a, b *Host, r *NAT, err error) {
 	hosts := make([]*Host, 3)
 	for i, name := range []string{"a", "b", "n"} {
 		if hosts[i], err = n.AddHost(name); err != nil {
@@ -36,7 +53,7 @@ func (n *Net) SitesBehindNAT(lans int) (a, b *Host, r *NAT, err error) {
 	a, b = hosts[0], hosts[1]
 	r = &NAT{hosts[2], "to-b"}
 	steps := []func() error{
-		func() error { return n.Link(a, []string{AddrInner + "/24"}, r.Host, []string{"192.168.7.1/24"}) },
+		func() error { return join(a, r.Host, AddrInner+"/24", "192.168.7.1/24") },
 		func() error { return n.Link(r.Host, []string{AddrNAT + "/24"}, b, []string{AddrB + "/24"}) },
 		func() error { return a.AddRoute("default via 192.168.7.1") },
 		func() error { return r.Sysctl("ipv4/ip_forward", "1") },

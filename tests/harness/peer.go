@@ -56,7 +56,8 @@ func newPeer(m Make, h *Host) (*Peer, error) {
 
 // ready waits until the daemon answers on its socket.
 func (p *Peer) ready() error {
-	err := Poll(10*time.Second, func() error {
+	// Long enough for a busy machine that emulates another.
+	err := Poll(40*time.Second, func() error {
 		if !p.Proc.Alive() {
 			return nil
 		}

@@ -31,7 +31,8 @@ type cryptoCase struct {
 	args    []string // before direction, size and time
 	calls   []int    // packets in a call of ours; the peer takes batches of CBC only
 	sizes   []int
-	library func() library
+	sas     int            // whose packets come in turn; 0: one
+	library func() library // nil: not compared with it
 }
 
 // library is a suite put together from Go's standard library: it seals the
@@ -39,7 +40,7 @@ type cryptoCase struct {
 type library func(packet []byte, size int)
 
 var cryptoCases = []cryptoCase{
-	gcmCase(128), gcmCase(256),
+	gcmCase(128), gcmCase(256), manyCase(128),
 	cbcCase(128, "sha1", sa.HMACSHA1, sha1.New), cbcCase(256, "sha1", sa.HMACSHA1, sha1.New),
 	cbcCase(128, "sha256", sa.HMACSHA256, sha256.New), cbcCase(256, "sha256", sa.HMACSHA256, sha256.New),
 }
@@ -61,6 +62,14 @@ func gcmCase(bits int) cryptoCase {
 			}
 		},
 	}
+}
+
+// manyCase has a packet of each of as many SAs as a batch takes.
+func manyCase(bits int) cryptoCase {
+	c := gcmCase(bits)
+	c.name = fmt.Sprintf("AES-%d-GCM of %d SAs", bits, batch)
+	c.sas, c.sizes, c.library = batch, []int{64, 256, 576}, nil
+	return c
 }
 
 func cbcCase(bits int, name string, integrity sa.Integrity, digest func() hash.Hash) cryptoCase {
@@ -101,7 +110,7 @@ func crypto(o options) ([]Row, error) {
 					}
 					row.Case = fmt.Sprintf("%s, %s, %d bytes, %s", c.name, direction, size, map[bool]string{true: "in batches", false: "one by one"}[per > 1])
 					row.Unit, row.PeerName = "GB/s", "intel-ipsec-mb"
-					if per > 1 {
+					if per > 1 && c.sas == 0 {
 						row.chart, row.series, row.x = chartName(c.name, direction), "quicksand", strconv.Itoa(size)
 					}
 					rows = append(rows, row)
@@ -109,6 +118,9 @@ func crypto(o options) ([]Row, error) {
 			}
 		}
 		for _, size := range c.sizes {
+			if c.library == nil {
+				break
+			}
 			row, err := pairs(o.pairs, false,
 				func() (float64, error) { return c.ours("seal", size, batch, o.time/4) },
 				func() (float64, error) { return c.standard(size, o.time/4), nil })
@@ -143,24 +155,36 @@ func packets(c aead.Cipher, size int) []aead.Packet {
 // ours returns the best rate of many short runs over the packets, which other
 // work on the machine disturbs least; the peer's harness does the same.
 func (c cryptoCase) ours(direction string, size, per int, d time.Duration) (float64, error) {
-	key := &sa.SA{EncryptionKey: make(sa.Key, c.suite.EncryptionKeyLen()), IntegrityKey: make(sa.Key, c.suite.Integrity.KeyLen())}
-	a, err := aead.New(c.suite, key)
-	if err != nil {
-		return 0, err
+	of := make([]aead.Cipher, batch)
+	for i := range of {
+		if i >= max(c.sas, 1) {
+			of[i] = of[i%max(c.sas, 1)]
+			continue
+		}
+		key := &sa.SA{EncryptionKey: make(sa.Key, c.suite.EncryptionKeyLen()), IntegrityKey: make(sa.Key, c.suite.Integrity.KeyLen())}
+		key.EncryptionKey[0] = byte(i)
+		var err error
+		if of[i], err = aead.New(c.suite, key); err != nil {
+			return 0, err
+		}
 	}
-	pkts := packets(a, size)
-	run := func(f func([]aead.Packet)) time.Duration {
+	pkts := packets(of[0], size)
+	run := func(several func([]aead.Cipher, []aead.Packet), one func(aead.Cipher, []aead.Packet)) time.Duration {
 		start := time.Now()
 		for i := 0; i < len(pkts); i += per {
-			f(pkts[i : i+per])
+			if c.sas > 0 && per > 1 {
+				several(of[i:i+per], pkts[i:i+per])
+			} else {
+				one(of[i], pkts[i:i+per])
+			}
 		}
 		return time.Since(start)
 	}
 	best := time.Duration(1 << 62)
 	for start := time.Now(); time.Since(start) < d; {
-		took := run(a.Seal)
+		took := run(aead.Seal, aead.Cipher.Seal)
 		if direction == "open" {
-			took = run(a.Open)
+			took = run(aead.Open, aead.Cipher.Open)
 		}
 		best = min(best, took)
 	}
@@ -190,6 +214,9 @@ func (c cryptoCase) standard(size int, d time.Duration) float64 {
 // ipsecMB runs intel-ipsec-mb's harness, which "make bench" builds.
 func (c cryptoCase) ipsecMB(direction string, size int, d time.Duration) (float64, error) {
 	args := append(append([]string(nil), c.args...), direction, strconv.Itoa(size), strconv.Itoa(int(d.Milliseconds())))
+	if c.sas > 0 {
+		args = append(args, strconv.Itoa(c.sas))
+	}
 	out, err := exec.Command(filepath.Join("bin", "ipsecmb-"+c.program), args...).Output()
 	if err != nil {
 		return 0, fmt.Errorf("run intel-ipsec-mb: %w", err)

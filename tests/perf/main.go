@@ -55,7 +55,9 @@ var groups = []group{
 	{"crypto", crypto, 5, []string{"Go", "OpenSSL", "intel-ipsec-mb"}},
 	{"dh", dhGroup, 5, []string{"Go", "OpenSSL"}},
 	{"quickmode", quickmode, 5, []string{"Go", "strongSwan"}},
+	{"storm", storm, 5, []string{"Go", "strongSwan"}},
 	{"tunnel", tunnelGroup, 3, []string{"Go", "wireguard-go", "strongSwan", "iperf3"}},
+	{"xdp", xdpGroup, 3, []string{"Go"}},
 	{"xfrm", xfrm, 5, []string{"Go", "strongSwan", "kernel of the guest"}},
 }
 

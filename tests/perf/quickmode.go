@@ -22,12 +22,7 @@ func quickmode(o options) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	peer, err := newResponder(func(h *harness.Host) (*harness.Peer, error) {
-		return harness.StartStrongSwan(h, harness.StrongSwanOptions{
-			// It keeps the IVs of 3 exchanges by default, and its threads overtake each other.
-			Settings: []string{"max_ikev1_exchanges = 256"},
-		})
-	})
+	peer, err := newResponder(startStrongSwan)
 	if err != nil {
 		return nil, err
 	}

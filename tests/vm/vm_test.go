@@ -5,7 +5,8 @@
 // "make vm" runs them all; package guest says how.
 //
 // With VM_RUN, a regular expression as for go test's -run, only the tests run
-// that match it. With VM_PACKAGE, such as ./offload, TestPackage runs that
+// that match it. What a guest prints goes into the file VM_LOG as it comes. With
+// VM_PACKAGE, such as ./offload, TestPackage runs that
 // package's tests; the devices are those of TestLinux612.
 package vm
 
@@ -22,7 +23,7 @@ import (
 
 // modules are what a guest has loaded before its tests; the kernel loads more
 // by itself where a test asks for it.
-var modules = []string{"veth", "dummy", "psample", "xfrm_user", "esp4", "esp6", "esp4_offload", "esp6_offload"}
+var modules = []string{"veth", "dummy", "tun", "psample", "xfrm_user", "esp4", "esp6", "esp4_offload", "esp6_offload"}
 
 // TestLinux612 runs the inner tests on a kernel that knows packet offload, with
 // devices that simulate NICs: netdevsim, and the test NIC.
@@ -89,6 +90,14 @@ func run(t *testing.T, k *guest.Kernel, j guest.Job, p program) {
 	}
 	const timeout = 10 * time.Minute
 	j.Dir, j.Timeout = dir, timeout
+	if name := os.Getenv("VM_LOG"); name != "" {
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		j.Log = f
+	}
 	j.Env = []string{"QUICKSAND_GUEST=1"}
 	j.Command = append([]string{build(t, dir), "-test.v=test2json", "-test.timeout=" + (timeout - time.Minute).String()}, p.flags...)
 	if filter := os.Getenv("VM_RUN"); filter != "" {

@@ -27,7 +27,7 @@ var z = []VecPhysical{
 }
 
 func main() {
-	kernel := flag.String("kernel", "modexp", "what to generate: modexp, x25519 or p256")
+	kernel := flag.String("kernel", "modexp", "what to generate: modexp, x25519, x25519words or p256")
 	flag.Parse()
 	ConstraintExpr("amd64,!purego")
 	switch *kernel {
@@ -44,6 +44,8 @@ func main() {
 		reduceWords()
 	case "x25519":
 		x25519()
+	case "x25519words":
+		x25519Words()
 	case "p256":
 		p256()
 	default:

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The rate of intel-ipsec-mb for AES-GCM in ESP, over packets of one SA, in
- * place, with 8 bytes of additional data and an ICV of 16 bytes.
+ * The rate of intel-ipsec-mb for AES-GCM in ESP, over packets of one SA or of
+ * several in turn, in place, with 8 bytes of additional data and an ICV of 16
+ * bytes.
  *
- *   gcm BITS DIRECTION SIZE MILLISECONDS
+ *   gcm BITS DIRECTION SIZE MILLISECONDS [SAS]
  *
- * DIRECTION is seal or open; SIZE that of the encrypted payload in bytes.
+ * DIRECTION is seal or open; SIZE that of the encrypted payload in bytes. The
+ * library leaves the comparison of the tag to its caller, which has to make it
+ * before it uses the payload: it is part of what is measured.
  * Prints the best rate of several runs in gigabytes of payload a second, the
  * interface that had it and the library's version. The interfaces are a direct
  * call for each packet, and jobs submitted one after the other or in bursts.
@@ -23,7 +26,8 @@ static uint8_t memory[BATCH * (MAX + 128)] __attribute__((aligned(64)));
 static uint8_t *packets[BATCH];
 static uint8_t nonces[BATCH][16];
 static uint8_t tags[BATCH][ICV];
-static struct gcm_key_data key __attribute__((aligned(64)));
+static struct gcm_key_data keys[BATCH] __attribute__((aligned(64)));
+static unsigned sas = 1;
 static struct gcm_context_data ctx __attribute__((aligned(64)));
 static uint64_t sequence;
 static unsigned bad;
@@ -66,14 +70,15 @@ static void direct(IMB_MGR *m, unsigned bits, int seal, unsigned size)
 {
 	for (unsigned i = 0; i < BATCH; i++) {
 		uint8_t *p = packets[i], *d = p + HEADER + IV, *iv = nonces[i];
+		const struct gcm_key_data *key = &keys[i % sas];
 		if (seal && bits == 128)
-			IMB_AES128_GCM_ENC(m, &key, &ctx, d, d, size, iv, p, HEADER, d + size, ICV);
+			IMB_AES128_GCM_ENC(m, key, &ctx, d, d, size, iv, p, HEADER, d + size, ICV);
 		else if (seal)
-			IMB_AES256_GCM_ENC(m, &key, &ctx, d, d, size, iv, p, HEADER, d + size, ICV);
+			IMB_AES256_GCM_ENC(m, key, &ctx, d, d, size, iv, p, HEADER, d + size, ICV);
 		else if (bits == 128)
-			IMB_AES128_GCM_DEC(m, &key, &ctx, d, d, size, iv, p, HEADER, tags[i], ICV);
+			IMB_AES128_GCM_DEC(m, key, &ctx, d, d, size, iv, p, HEADER, tags[i], ICV);
 		else
-			IMB_AES256_GCM_DEC(m, &key, &ctx, d, d, size, iv, p, HEADER, tags[i], ICV);
+			IMB_AES256_GCM_DEC(m, key, &ctx, d, d, size, iv, p, HEADER, tags[i], ICV);
 		if (!seal)
 			compare(i, size);
 	}
@@ -82,8 +87,8 @@ static void direct(IMB_MGR *m, unsigned bits, int seal, unsigned size)
 static void fill(IMB_JOB *j, unsigned i, unsigned bits, int seal, unsigned size)
 {
 	uint8_t *p = packets[i];
-	j->enc_keys = &key;
-	j->dec_keys = &key;
+	j->enc_keys = &keys[i % sas];
+	j->dec_keys = &keys[i % sas];
 	j->key_len_in_bytes = bits / 8;
 	j->src = p + HEADER + IV;
 	j->dst = p + HEADER + IV;
@@ -153,9 +158,11 @@ static const struct mode {
 
 int main(int argc, char **argv)
 {
-	unsigned bits = argc == 5 ? atoi(argv[1]) : 0, size = argc == 5 ? atoi(argv[3]) : 0;
-	if ((bits != 128 && bits != 256) || size < 1 || size > MAX) {
-		fprintf(stderr, "usage: gcm BITS DIRECTION SIZE MILLISECONDS\n");
+	unsigned bits = argc >= 5 ? atoi(argv[1]) : 0, size = argc >= 5 ? atoi(argv[3]) : 0;
+	if (argc == 6)
+		sas = atoi(argv[5]);
+	if ((bits != 128 && bits != 256) || size < 1 || size > MAX || sas < 1 || sas > BATCH || argc > 6) {
+		fprintf(stderr, "usage: gcm BITS DIRECTION SIZE MILLISECONDS [SAS]\n");
 		return 2;
 	}
 	int seal = !strcmp(argv[2], "seal");
@@ -170,12 +177,14 @@ int main(int argc, char **argv)
 		return 1;
 	init_mb_mgr_auto(m, NULL);
 	uint8_t raw[32];
-	for (unsigned i = 0; i < sizeof raw; i++)
-		raw[i] = (uint8_t)(i * 11 + 3);
-	if (bits == 128)
-		IMB_AES128_GCM_PRE(m, raw, &key);
-	else
-		IMB_AES256_GCM_PRE(m, raw, &key);
+	for (unsigned k = 0; k < sas; k++) {
+		for (unsigned i = 0; i < sizeof raw; i++)
+			raw[i] = (uint8_t)(i * 11 + 3 + k);
+		if (bits == 128)
+			IMB_AES128_GCM_PRE(m, raw, &keys[k]);
+		else
+			IMB_AES256_GCM_PRE(m, raw, &keys[k]);
+	}
 
 	/* The interfaces take turns in short slices, so that none has the quiet times. */
 	const unsigned count = sizeof modes / sizeof *modes, slices = 5;

@@ -30,6 +30,8 @@ type Job struct {
 	Dir     string   // working directory
 	Command []string // program and arguments
 	Env     []string
+	// Log, where set, is written what the program prints as it prints it.
+	Log io.Writer
 	// Timeout ends the guest, counted from the start of the machine.
 	Timeout time.Duration
 }
@@ -197,7 +199,11 @@ func (k *Kernel) boot(ctx context.Context, dir string, j Job) (*Result, error) {
 	}
 	unready := time.AfterFunc(readyTimeout, cancel)
 	r := &Result{Status: -1}
-	err = r.read(out, func() {
+	from := io.Reader(out)
+	if j.Log != nil {
+		from = io.TeeReader(out, j.Log)
+	}
+	err = r.read(from, func() {
 		unready.Stop()
 		r.Boot = time.Since(start)
 	})

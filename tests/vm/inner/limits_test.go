@@ -99,6 +99,8 @@ func TestNICRefusals(t *testing.T) {
 		{"refuse", "8", []string{policy("in"), policy("out")}, "policy refused on request"},
 		{"refuse", "32", []string{with(out, crypto).words(), in.words()}, "state refused on request"},
 		{"refuse", "0", []string{policy("fwd")}, "Cannot offload forward policy"},
+		{"refuse", "0", []string{with(out, func(s *sa) { s.offload, s.extra = "crypto", "encap espinudp 4500 4500 0.0.0.0" }).words()},
+			"Encapsulation is supported in packet offload mode only"},
 		{"slots", "1", []string{out.words(), in.words()}, "no slot is left for the state"},
 		{"policy_slots", "1", []string{policy("out"), policy("in")}, "no slot is left for the policy"},
 		{"model", "crypto", []string{with(out, crypto).words(), in.words()}, "Packet offload is not supported"},

@@ -35,6 +35,21 @@ const nicA, nicB, nicWire = "qsnic0", "qsnic1", "qswire0"
 // their knobs at rest.
 func newNICs(t *testing.T, lans int) *nics {
 	t.Helper()
+	resetNICs(t)
+	n := &nics{net: harness.ForTest(t)}
+	var err error
+	n.wire, err = n.net.AddHost("wire")
+	ok(t, err)
+	ok(t, n.wire.Attach(nicWire, nil))
+	n.a, n.b, err = n.net.SitesOn(nicA, nicB, lans)
+	ok(t, err)
+	neighbours(t, n)
+	return n
+}
+
+// resetNICs waits for the devices and puts their knobs at rest.
+func resetNICs(t *testing.T) {
+	t.Helper()
 	// The devices come back from the namespaces of the test before.
 	for _, dev := range []string{nicA, nicB, nicWire} {
 		ok(t, harness.Poll(10*time.Second, func() error {
@@ -48,15 +63,6 @@ func newNICs(t *testing.T, lans int) *nics {
 			set(t, dev, knob, value)
 		}
 	}
-	n := &nics{net: harness.ForTest(t)}
-	var err error
-	n.wire, err = n.net.AddHost("wire")
-	ok(t, err)
-	ok(t, n.wire.Attach(nicWire, nil))
-	n.a, n.b, err = n.net.SitesOn(nicA, nicB, lans)
-	ok(t, err)
-	neighbours(t, n)
-	return n
 }
 
 // neighbours tells each site the other's link address. A device takes for its

@@ -42,7 +42,10 @@ func TestNICOffload(t *testing.T) {
 		{"ESN past 2^32", pair{at: tunnel4, mode: "tunnel", extra: "flag esn", in: "replay-window 64 replay-seq 4294967292",
 			out: "replay-oseq 4294967292"}},
 	} {
-		for _, on := range [][2]string{{"packet", ""}, {"crypto", ""}, {"packet", "packet"}, {"crypto", "crypto"}, {"packet", "crypto"}} {
+		for _, on := range [][2]string{{"packet", ""}, {"crypto", ""}, {"packet", "packet"}, {"packet", "crypto"}} {
+			if strings.Contains(c.extra, "espinudp") && (on[0] == "crypto" || on[1] == "crypto") {
+				continue // which no device takes; TestNICRefusals
+			}
 			t.Run(fmt.Sprintf("%s, %s to %s", c.name, on[0], cmp.Or(on[1], "software")), func(t *testing.T) {
 				p := c.pair
 				p.onA, p.onB = on[0], on[1]

@@ -83,6 +83,17 @@ func states(t *testing.T, h *harness.Host) string {
 	return string(out)
 }
 
+// kernelState is what the kernel of the host holds and why it has dropped
+// packets, for whoever reads of a failure.
+func kernelState(h *harness.Host) string {
+	const script = `ip -s xfrm state; ip xfrm policy; ip rule; ip route show table all type unicast; awk '$2 > 0' /proc/net/xfrm_stat`
+	out, err := h.Run("sh", "-c", script)
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
 // refused fails unless the error has the words.
 func refused(t *testing.T, err error, words string) {
 	t.Helper()

@@ -21,10 +21,6 @@ static int qsnic_check_mlx5(struct xfrm_state *x, struct netlink_ext_ack *extack
 		NL_SET_ERR_MSG_MOD(extack, "Device does not support upper protocol other than TCP/UDP");
 		return -EINVAL;
 	}
-	if (x->encap && x->xso.type != XFRM_DEV_OFFLOAD_PACKET) {
-		NL_SET_ERR_MSG_MOD(extack, "Encapsulation is supported in packet offload mode only");
-		return -EINVAL;
-	}
 	if (x->encap && x->props.mode != XFRM_MODE_TRANSPORT) {
 		NL_SET_ERR_MSG_MOD(extack, "Encapsulation is supported in transport mode only");
 		return -EINVAL;
@@ -115,6 +111,13 @@ static int qsnic_check(struct qsnic *p, struct xfrm_state *x, struct netlink_ext
 	}
 	if (x->encap && x->encap->encap_type != UDP_ENCAP_ESPINUDP) {
 		NL_SET_ERR_MSG_MOD(extack, "no encapsulation but that in UDP can be offloaded");
+		return -EINVAL;
+	}
+	/* The stack checks policies before it looks into UDP, and would find a
+	 * packet that claims to have been decrypted.
+	 */
+	if (x->encap && !packet) {
+		NL_SET_ERR_MSG_MOD(extack, "Encapsulation is supported in packet offload mode only");
 		return -EINVAL;
 	}
 	if (x->replay_esn && x->replay_esn->replay_window > QSNIC_MAX_WINDOW) {

@@ -21,11 +21,11 @@ func aesni(g *generator)   { narrow(g, 16, "AESNI") }
 
 func narrow(g *generator, size int, level string) {
 	n := &narrowGen{g, size, false}
-	n.function("gcmSeal"+level, "(k *byte, pkts *byte, n int)")
+	n.function("gcmSeal"+level, "(keys *byte, step int, pkts *byte, n int)")
 	n.Pragma("noescape")
 	n.packets(narrowSeal)
 	n.opening = true
-	n.function("gcmOpen"+level, "(k *byte, pkts *byte, n int, side *byte, room int)")
+	n.function("gcmOpen"+level, "(keys *byte, step int, pkts *byte, n int, side *byte, room int)")
 	n.Pragma("noescape")
 	n.packets(narrowStream + streamRoom)
 }
@@ -40,8 +40,10 @@ const (
 	narrowLen       = 80 // of the payload
 	narrowSide      = 88
 	narrowNonce     = 96
-	narrowSeal      = 128
-	narrowStream    = 128
+	narrowKeys      = 128 // pointer to the pointer to the packet's key
+	narrowStep      = 136 // from it to the next one's
+	narrowSeal      = 160
+	narrowStream    = 160
 
 	narrowStates = 8
 )
@@ -94,14 +96,15 @@ func (n *narrowGen) swap() Mem {
 // packets is the body of both functions.
 func (n *narrowGen) packets(frameSize int) {
 	local := n.AllocLocal(frameSize + 32)
-	n.Load(n.Param("k"), key)
+	n.Load(n.Param("keys"), key)
+	n.Load(n.Param("step"), R14)
 	n.Load(n.Param("pkts"), cursor)
 	n.Load(n.Param("n"), left)
 	n.LEAQ(local.Offset(31), frame)
 	n.ANDQ(I32(-32), frame)
-	n.MOVQ(at(key, keyRounds), rounds)
-	n.MOVQ(at(key, keyCounters), lastT)
-	n.ADDQ(U32(counterRun*block-n.chunk()), lastT)
+	n.SUBQ(R14, key)
+	n.MOVQ(key, at(frame, narrowKeys))
+	n.MOVQ(R14, at(frame, narrowStep))
 	if n.opening {
 		own := n.label("own")
 		n.Load(n.Param("side"), RAX)
@@ -115,6 +118,13 @@ func (n *narrowGen) packets(frameSize int) {
 	n.Label(next)
 	n.TESTQ(left, left)
 	n.JZ(LabelRef(done))
+	n.MOVQ(at(frame, narrowKeys), key)
+	n.ADDQ(at(frame, narrowStep), key)
+	n.MOVQ(key, at(frame, narrowKeys))
+	n.MOVQ(at(key, 0), key)
+	n.MOVQ(at(key, keyRounds), rounds)
+	n.MOVQ(at(key, keyCounters), lastT)
+	n.ADDQ(U32(counterRun*block-n.chunk()), lastT)
 	n.MOVQ(at(cursor, pktLen), now)
 	n.SUBQ(Imm(headerLen), now)
 	n.SUBQ(at(key, keyICV), now)
