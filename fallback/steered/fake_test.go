@@ -35,6 +35,9 @@ type machine struct {
 func (m *machine) cpus() int     { return 2 }
 func (m *machine) pin(int) error { return nil }
 
+func (m *machine) prepare(Options) error { return nil }
+func (m *machine) close() error          { return nil }
+
 func (m *machine) index(string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

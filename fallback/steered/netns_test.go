@@ -72,7 +72,7 @@ func TestKernelMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	to := &unix.SockaddrLinklayer{Ifindex: linux{}.index("far0")}
+	to := &unix.SockaddrLinklayer{Ifindex: new(linux).index("far0")}
 	const packets = 200000
 	var sender sync.WaitGroup
 	over := make(chan struct{})

@@ -40,8 +40,8 @@ type Options struct {
 	// Workers of them run anywhere, and 0 is one for each CPU, up to 8.
 	Cores   []int
 	Workers int
-	// PinPath is a folder in a BPF file system below which tables and links are
-	// kept, so that a process that comes after a crash takes steering over with
+	// PinPath is a folder in a BPF file system below which tables and links of
+	// Devices are kept, so that a process that comes after a crash takes steering over with
 	// no gap; they go with Close. Empty is none.
 	PinPath string
 	// Sockets is the wire for the rest; Close closes it as well.
@@ -105,7 +105,7 @@ func New(o Options) (*Wire, error) {
 		o.Log = slog.Default()
 	}
 	if o.host == nil {
-		o.host = linux{}
+		o.host = &linux{}
 	}
 	switch {
 	case len(o.Cores) > 0:
@@ -121,9 +121,12 @@ func New(o Options) (*Wire, error) {
 		workers: make([]worker, o.Workers),
 	}
 	w.live.Store(&map[string]*device{})
-	var err error
+	err := w.host.prepare(w.o)
+	if err != nil {
+		w.log.Warn("only some devices can be steered", "error", err)
+	}
 	if w.routes, err = newRoutes(w); err != nil {
-		return nil, fmt.Errorf("steer packets: %w", err)
+		return nil, errors.Join(fmt.Errorf("steer packets: %w", err), w.host.close())
 	}
 	w.mu.Lock()
 	for _, name := range o.Devices {
@@ -348,6 +351,7 @@ func (w *Wire) Close() error {
 	for _, d := range w.devices {
 		errs = append(errs, d.close())
 	}
+	errs = append(errs, w.host.close())
 	if w.o.PinPath != "" {
 		// Not there, or still somebody else's: both are well.
 		_ = os.Remove(w.o.PinPath)

@@ -22,20 +22,15 @@ import (
 var kept = []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
 // steeringLater returns the capabilities that steering takes once privileges
-// are dropped, beside the kept ones. A device that the settings name has its
-// program loaded before; one that only an SA names has not. The frames of
-// sockets are locked memory, of which the limit is lifted where that is allowed.
-func steeringLater(s *swanctl.Settings) (more []int) {
-	if s.XDPAuto {
-		more = append(more, unix.CAP_BPF)
+// are dropped, beside the kept ones: none where the limit of locked memory, of
+// which sockets' frames are made, can be lifted now. Programs are loaded before,
+// and attached with CAP_NET_ADMIN.
+func steeringLater(s *swanctl.Settings) []int {
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if !s.XDPAuto && len(s.XDPInterfaces) == 0 || unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil {
+		return nil
 	}
-	if s.XDPAuto || len(s.XDPInterfaces) > 0 {
-		limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-		if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
-			more = append(more, unix.CAP_IPC_LOCK)
-		}
-	}
-	return more
+	return []int{unix.CAP_IPC_LOCK}
 }
 
 // pinPath is the folder of this network namespace in a BPF file system, or ""
