@@ -191,12 +191,16 @@ secrets {
 }
 `
 
-// start serves a fake daemon and returns the URI of its socket.
-func start(t *testing.T) (*fake, *vici.Server, string) {
+// start serves a fake daemon, after changes to its server, and returns the URI
+// of its socket.
+func start(t *testing.T, changes ...func(*vici.Server)) (*fake, *vici.Server, string) {
 	t.Helper()
 	f := &fake{}
 	path := filepath.Join(t.TempDir(), "vici.sock")
 	s := vici.New(f, vici.Options{Path: path, Logger: slog.New(slog.DiscardHandler)})
+	for _, change := range changes {
+		change(s)
+	}
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

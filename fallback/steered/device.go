@@ -22,12 +22,29 @@ type device struct {
 	wire  *Wire
 	table steering // nil until the program is loaded; goes on while the device is away
 	why   string   // why it is not attached
+	retry backoff  // of attaching
 	done  sync.WaitGroup
 
 	mu    sync.RWMutex // held for reading while frames are sent; guards what follows
 	at    *attachment  // nil while it is not attached
 	ports [][]*port    // by queue and worker
 	flat  []*port
+}
+
+// backoff keeps what failed from being tried all the time: each attempt is a
+// change of the link as well, which would bring about the next.
+type backoff struct {
+	next time.Time
+	wait time.Duration
+}
+
+const longestWait = 30 * time.Second
+
+func (b *backoff) due() bool { return !time.Now().Before(b.next) }
+
+func (b *backoff) failed() {
+	b.wait = min(max(2*b.wait, time.Second), longestWait)
+	b.next = time.Now().Add(b.wait)
 }
 
 // words says how it is attached.

@@ -35,6 +35,9 @@ type machine struct {
 func (m *machine) cpus() int     { return 2 }
 func (m *machine) pin(int) error { return nil }
 
+func (m *machine) prepare(Options) error { return nil }
+func (m *machine) close() error          { return nil }
+
 func (m *machine) index(string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -142,7 +145,7 @@ func (f *floor) Send(_ tunnel.Path, batch []esp.Packet) {
 
 func newWire(t *testing.T, m *machine, f *floor) *Wire {
 	t.Helper()
-	w, err := New(Options{Devices: []string{"eth0"}, Sockets: f, Ports: [2]uint16{500, 4500},
+	w, err := New(Options{Devices: []string{"fake0"}, Sockets: f, Ports: [2]uint16{500, 4500},
 		Log: slog.New(slog.DiscardHandler), host: m})
 	if err != nil {
 		t.Fatal(err)

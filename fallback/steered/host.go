@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -22,6 +23,9 @@ type host interface {
 	pin(cpu int) error
 	// index returns the interface's index, or 0 if there is none.
 	index(device string) int
+	// prepare is called before all others, and close after them.
+	prepare(o Options) error
+	close() error
 	// load loads the program for a device. It steers nothing yet.
 	load(device string, o Options) (steering, error)
 	// settle returns when no packet is on its way any more that the program had
@@ -50,9 +54,9 @@ type attachment struct {
 }
 
 // linux is the host as it is.
-type linux struct{}
+type linux struct{ spare []*xdp.Program }
 
-func (linux) cpus() int {
+func (*linux) cpus() int {
 	cpus, err := accel.Allowed()
 	if err != nil {
 		return 1
@@ -60,9 +64,9 @@ func (linux) cpus() int {
 	return len(cpus)
 }
 
-func (linux) pin(cpu int) error { return accel.Pin(cpu) }
+func (*linux) pin(cpu int) error { return accel.Pin(cpu) }
 
-func (linux) index(device string) int {
+func (*linux) index(device string) int {
 	i, err := net.InterfaceByName(device)
 	if err != nil {
 		return 0
@@ -72,7 +76,7 @@ func (linux) index(device string) int {
 
 // settle waits for an RCU grace period: drivers run the program, and hand over
 // what it redirected, with soft interrupts turned off.
-func (linux) settle() error {
+func (*linux) settle() error {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
 		return fmt.Errorf("wait for packets on their way: %w", errno)
@@ -80,8 +84,47 @@ func (linux) settle() error {
 	return nil
 }
 
-func (linux) load(device string, o Options) (steering, error) {
-	options := xdp.Options{
+// spares is for how many devices that only SAs name there is a program. They
+// are loaded at the beginning: a process that has dropped its privileges may
+// attach a program, and not load one.
+const spares = 4
+
+func (l *linux) prepare(o Options) error {
+	if o.PinPath != "" {
+		// Of devices that settings named before.
+		left, err := filepath.Glob(filepath.Join(o.PinPath, "*"))
+		for _, path := range left {
+			if !slices.Contains(o.Devices, filepath.Base(path)) {
+				err = errors.Join(err, xdp.Unpin(path))
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !o.Auto {
+		return nil
+	}
+	for range spares {
+		p, err := xdp.Open(xdpOptions(o))
+		if err != nil {
+			return err
+		}
+		l.spare = append(l.spare, p)
+	}
+	return nil
+}
+
+func (l *linux) close() (err error) {
+	for _, p := range l.spare {
+		err = errors.Join(err, p.Close())
+	}
+	l.spare = nil
+	return err
+}
+
+func xdpOptions(o Options) xdp.Options {
+	return xdp.Options{
 		Ports:           xdp.Ports{IKE: o.Ports[0], Encaps: []uint16{o.Ports[1]}},
 		SocketsPerQueue: o.Workers,
 		IKEInterval:     o.IKEInterval,
@@ -89,6 +132,19 @@ func (linux) load(device string, o Options) (steering, error) {
 		Queues:          maxQueues,
 		MaxSPIs:         room,
 	}
+}
+
+// load takes over what is pinned for a device that the settings name.
+func (l *linux) load(device string, o Options) (steering, error) {
+	if !slices.Contains(o.Devices, device) {
+		if len(l.spare) == 0 {
+			return nil, fmt.Errorf("programs for %d devices are all in use: xdp_interfaces may name more", spares)
+		}
+		p := l.spare[0]
+		l.spare = l.spare[1:]
+		return program{p}, nil
+	}
+	options := xdpOptions(o)
 	if o.PinPath != "" {
 		options.PinPath = filepath.Join(o.PinPath, device)
 	}
@@ -103,17 +159,24 @@ func (linux) load(device string, o Options) (steering, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What an earlier process has left names its sockets.
+	if err := empty(p); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return program{p}, nil
+}
+
+// empty takes out what an earlier process has left, which names its sockets.
+func empty(p *xdp.Program) error {
 	var old []xdp.Key
 	if err := p.Entries(func(e xdp.Entry) bool { old = append(old, e.Key); return true }); err != nil {
-		return nil, errors.Join(err, p.Close())
+		return err
 	}
 	for _, k := range old {
 		if _, err := p.Delete(k); err != nil {
-			return nil, errors.Join(err, p.Close())
+			return err
 		}
 	}
-	return program{p}, nil
+	return nil
 }
 
 const (
@@ -155,11 +218,15 @@ func (p program) start(device string, workers int) (*attachment, error) {
 
 // open opens the sockets of every queue there is.
 func (p program) open(a *attachment, device string, workers int, o xdp.SocketOptions) error {
-	for queue := range maxQueues {
+	queues, err := xdp.Queues(device)
+	if err != nil {
+		return err
+	}
+	if queues > maxQueues {
+		return fmt.Errorf("its %d receive queues are more than %d", queues, maxQueues)
+	}
+	for queue := range queues {
 		sockets, err := xdp.OpenSockets(device, queue, workers, o)
-		if err != nil && queue > 0 && errors.Is(err, unix.EINVAL) {
-			return nil // the kernel's answer for a queue that is not there
-		}
 		if err != nil {
 			return err
 		}

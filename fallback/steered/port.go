@@ -26,7 +26,7 @@ type port struct {
 	port     xdp.Port
 	ports    xdp.Ports
 	stopping atomic.Bool
-	busy     atomic.Int64 // nanoseconds in the plane
+	busy     atomic.Int64  // nanoseconds in the plane
 	packets  atomic.Uint64 // through the plane
 	sent     atomic.Uint64
 

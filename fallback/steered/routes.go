@@ -415,6 +415,9 @@ func (r *routes) tick() {
 			return
 		case <-t.C:
 		}
+		if r.wire.unattached() {
+			r.changed(true)
+		}
 		r.mu.Lock()
 		for _, y := range r.ways {
 			if y.used.Swap(false) {

@@ -40,8 +40,8 @@ type Options struct {
 	// Workers of them run anywhere, and 0 is one for each CPU, up to 8.
 	Cores   []int
 	Workers int
-	// PinPath is a folder in a BPF file system below which tables and links are
-	// kept, so that a process that comes after a crash takes steering over with
+	// PinPath is a folder in a BPF file system below which tables and links of
+	// Devices are kept, so that a process that comes after a crash takes steering over with
 	// no gap; they go with Close. Empty is none.
 	PinPath string
 	// Sockets is the wire for the rest; Close closes it as well.
@@ -105,7 +105,7 @@ func New(o Options) (*Wire, error) {
 		o.Log = slog.Default()
 	}
 	if o.host == nil {
-		o.host = linux{}
+		o.host = &linux{}
 	}
 	switch {
 	case len(o.Cores) > 0:
@@ -121,9 +121,12 @@ func New(o Options) (*Wire, error) {
 		workers: make([]worker, o.Workers),
 	}
 	w.live.Store(&map[string]*device{})
-	var err error
+	err := w.host.prepare(w.o)
+	if err != nil {
+		w.log.Warn("only some devices can be steered", "error", err)
+	}
 	if w.routes, err = newRoutes(w); err != nil {
-		return nil, fmt.Errorf("steer packets: %w", err)
+		return nil, errors.Join(fmt.Errorf("steer packets: %w", err), w.host.close())
 	}
 	w.mu.Lock()
 	for _, name := range o.Devices {
@@ -143,13 +146,16 @@ func (w *Wire) steer(name string) *device {
 		d = &device{name: name, wire: w}
 		w.devices[name] = d
 	}
-	if w.closed || d.attached() {
+	if w.closed || d.attached() || !d.retry.due() {
 		return d
 	}
 	err := d.attach()
 	why := ""
 	if err != nil {
 		why = err.Error()
+		d.retry.failed()
+	} else {
+		d.retry = backoff{}
 	}
 	d.say(why)
 	w.publish()
@@ -167,6 +173,19 @@ func (w *Wire) publish() {
 	w.live.Store(&live)
 }
 
+// unattached says whether it is time to try again to attach to a device that is
+// there.
+func (w *Wire) unattached() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, d := range w.devices {
+		if !d.attached() && d.retry.wait > 0 && d.retry.due() && w.host.index(name) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // linksChanged lets devices go that are not there any more, and begins with
 // those that are back.
 func (w *Wire) linksChanged() {
@@ -179,6 +198,7 @@ func (w *Wire) linksChanged() {
 				w.log.Debug("detach from a device that is gone", "device", name, "error", err)
 			}
 			d.say("the interface is gone")
+			d.retry = backoff{}
 			w.publish()
 		}
 		if !d.attached() && index != 0 {
@@ -331,6 +351,7 @@ func (w *Wire) Close() error {
 	for _, d := range w.devices {
 		errs = append(errs, d.close())
 	}
+	errs = append(errs, w.host.close())
 	if w.o.PinPath != "" {
 		// Not there, or still somebody else's: both are well.
 		_ = os.Remove(w.o.PinPath)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -212,6 +213,7 @@ func TestComeAndGo(t *testing.T) {
 		t.Fatalf("status without the device: %+v", s)
 	}
 	m.set(3)
+	w.devices["fake0"].retry.next = time.Now()
 	w.linksChanged()
 	if n := m.receive(0, [][]byte{frame(t, path4, sealed(1000, 1))}); n != 1 {
 		t.Fatal("an SA that was there before the device is not steered")
@@ -220,7 +222,7 @@ func TestComeAndGo(t *testing.T) {
 		t.Fatal(bad)
 	}
 	batch := func() []esp.Packet { return []esp.Packet{sealed(2000, 1), sealed(2000, 2)} }
-	d := w.devices["eth0"]
+	d := w.devices["fake0"]
 	o := &out{device: d, index: 3, link: make([]byte, ethernetHeader), mtu: 1500}
 	if !d.send(o, path4, batch()) {
 		t.Error("an attached device does not send")
@@ -272,6 +274,14 @@ func TestRefused(t *testing.T) {
 	}
 	m.refuses = nil
 	w.linksChanged()
+	if w.devices["fake0"].attached() {
+		t.Error("tried again at once")
+	}
+	w.devices["fake0"].retry.next = time.Now()
+	if !w.unattached() {
+		t.Error("not to be tried again")
+	}
+	w.linksChanged()
 	if s := w.Status(); !s.Devices[0].Attached {
 		t.Errorf("not attached once there was room: %+v", s.Devices[0])
 	}
@@ -281,7 +291,7 @@ func TestRefused(t *testing.T) {
 func TestSendStuck(t *testing.T) {
 	m := &machine{queues: 1, present: 3}
 	w := newWire(t, m, newFloor())
-	d := w.devices["eth0"]
+	d := w.devices["fake0"]
 	for _, p := range d.flat {
 		for frames := make([]xdp.Frame, 64); p.port.Alloc(frames) > 0; {
 		}
@@ -316,7 +326,7 @@ func TestBalance(t *testing.T) {
 	load(30, 1002)
 	load(5, 1004)
 	load(10, 1001)
-	d := w.devices["eth0"]
+	d := w.devices["fake0"]
 	d.ports[0][0].busy.Add(int64(crowded) + 100e6)
 	d.ports[0][1].busy.Add(50e6)
 	a, to := w.imbalance()

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"quicksand/internal/swanctl"
 )
 
 // kept are the capabilities that the daemon goes on with: routes, addresses and
@@ -19,21 +21,16 @@ import (
 // opened again.
 var kept = []int{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE}
 
-// laterSteering is what loading a program takes, beside CAP_NET_ADMIN, for a
-// device that only an SA names. For one that the settings name the program is
-// loaded before, and attached with CAP_NET_ADMIN whenever the device is there.
-var laterSteering = []int{unix.CAP_BPF}
-
-// unlimitMemory lifts the limit on locked memory, of which the frames of AF_XDP
-// sockets are made, as far as that is allowed. Where it does not suffice,
-// opening them says so.
-func unlimitMemory() {
+// steeringLater returns the capabilities that steering takes once privileges
+// are dropped, beside the kept ones: none where the limit of locked memory, of
+// which sockets' frames are made, can be lifted now. Programs are loaded before,
+// and attached with CAP_NET_ADMIN.
+func steeringLater(s *swanctl.Settings) []int {
 	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil || unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil {
-		return
+	if !s.XDPAuto && len(s.XDPInterfaces) == 0 || unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil {
+		return nil
 	}
-	limit.Cur = limit.Max
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
+	return []int{unix.CAP_IPC_LOCK}
 }
 
 // pinPath is the folder of this network namespace in a BPF file system, or ""

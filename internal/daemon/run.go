@@ -99,11 +99,7 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 			return errors.Join(err, d.close())
 		}
 	}
-	var more []int
-	if o.Settings.XDPAuto {
-		more = laterSteering
-	}
-	if err := dropPrivileges(more...); err != nil {
+	if err := dropPrivileges(steeringLater(o.Settings)...); err != nil {
 		d.log.Warn("running with more privileges than needed: " + err.Error())
 	}
 	if metrics != nil {
@@ -199,7 +195,6 @@ func (p *Parts) openWire(s *swanctl.Settings, natt *tunnel.Socket) (tunnel.Wire,
 	if !s.XDPAuto && len(s.XDPInterfaces) == 0 {
 		return floor, nil
 	}
-	unlimitMemory()
 	wire, err := steered.New(steered.Options{
 		Devices: s.XDPInterfaces, Auto: s.XDPAuto, Cores: s.WorkerCores, PinPath: pinPath(s.XDPPins),
 		Sockets: floor, Mark: tunnel.DefaultMark, Ports: [2]uint16{s.Port, s.PortNATT},
