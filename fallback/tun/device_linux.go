@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +32,7 @@ type device struct {
 	stopped atomic.Bool
 
 	steering *steering // nil: there is one queue
+	spare    int       // processors for PollBusy
 }
 
 // Open makes a TUN device of the name, with an MTU in bytes and at least one
@@ -51,7 +51,8 @@ func open(name string, mtu, queues, best int) (Device, error) {
 	if err != nil {
 		return fail(err)
 	}
-	d := &device{name: name, wake: wake}
+	d := &device{name: name, wake: wake, spare: 2 * max(queues, 1)} // for the way out and the way in
+	addSpare(d.spare)
 	for len(d.queues) < max(queues, 1) {
 		q, err := d.add(best)
 		if err != nil {
@@ -139,6 +140,7 @@ func (d *device) Stop() {
 }
 
 func (d *device) Close() error {
+	addSpare(-d.spare)
 	errs := []error{d.steering.close()}
 	for _, q := range d.queues {
 		errs = append(errs, unix.Close(q.(*queue).fd))
@@ -189,19 +191,6 @@ func (q *queue) wait() error {
 		return os.ErrClosed
 	}
 	return nil
-}
-
-// busyTime is how long PollBusy waits at most.
-const busyTime = 2 * time.Millisecond
-
-// PollBusy waits a moment for one of the files and reports whether it is ready.
-// The runtime is not told: under load the wait ends soon, and to hand the
-// goroutine's processor over to another thread and take it back costs more than
-// a packet does. Whoever was given false waits in the common way.
-func PollBusy(fds []unix.PollFd) bool {
-	t := unix.NsecToTimespec(int64(busyTime))
-	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), uintptr(unsafe.Pointer(&t)), 0, 0, 0)
-	return errno == 0 && n > 0
 }
 
 func (q *queue) Write(pieces [][]byte) error {
