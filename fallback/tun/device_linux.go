@@ -8,17 +8,16 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // Offloads that the device's user takes on: what of the kernel's packets need
-// not be cut and summed before they are read.
+// not be cut and summed before they are read. Those of UDP it has since Linux 6.2.
 const (
 	offloads    = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
-	offloadsUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6 // since Linux 6.2
+	offloadsUDP = offloads | unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
 
 // tunExclusive is IFF_TUN_EXCL: a device of the name must not exist yet.
@@ -33,11 +32,17 @@ type device struct {
 	stopped atomic.Bool
 
 	steering *steering // nil: there is one queue
+	spare    int       // processors for PollBusy
 }
 
 // Open makes a TUN device of the name, with an MTU in bytes and at least one
 // queue. The error wraps EBUSY where it exists.
 func Open(name string, mtu, queues int) (Device, error) {
+	return open(name, mtu, queues, offloadsUDP)
+}
+
+// open is Open with the best offloads to be tried.
+func open(name string, mtu, queues, best int) (Device, error) {
 	fail := func(err error) (Device, error) { return nil, fmt.Errorf("make TUN device %s: %w", name, err) }
 	if len(name) >= unix.IFNAMSIZ {
 		return fail(unix.ENAMETOOLONG)
@@ -46,9 +51,10 @@ func Open(name string, mtu, queues int) (Device, error) {
 	if err != nil {
 		return fail(err)
 	}
-	d := &device{name: name, wake: wake}
+	d := &device{name: name, wake: wake, spare: 2 * max(queues, 1)} // for the way out and the way in
+	addSpare(d.spare)
 	for len(d.queues) < max(queues, 1) {
-		q, err := d.open(len(d.queues) == 0)
+		q, err := d.add(best)
 		if err != nil {
 			return fail(errors.Join(err, d.Close()))
 		}
@@ -78,8 +84,9 @@ func ioctl(fd int, call uintptr, arg uintptr) error {
 	return nil
 }
 
-// open adds a queue.
-func (d *device) open(first bool) (*queue, error) {
+// add adds a queue; the first one makes the device.
+func (d *device) add(best int) (*queue, error) {
+	first := len(d.queues) == 0
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
@@ -95,8 +102,9 @@ func (d *device) open(first bool) (*queue, error) {
 		return nil, errors.Join(fmt.Errorf("add queue: %w", err), unix.Close(fd))
 	}
 	if first {
-		d.udp = ioctl(fd, unix.TUNSETOFFLOAD, offloads|offloadsUDP) == nil
-		if !d.udp {
+		if err = ioctl(fd, unix.TUNSETOFFLOAD, uintptr(best)); err == nil {
+			d.udp = best == offloadsUDP
+		} else {
 			err = ioctl(fd, unix.TUNSETOFFLOAD, offloads)
 		}
 	}
@@ -132,6 +140,7 @@ func (d *device) Stop() {
 }
 
 func (d *device) Close() error {
+	addSpare(-d.spare)
 	errs := []error{d.steering.close()}
 	for _, q := range d.queues {
 		errs = append(errs, unix.Close(q.(*queue).fd))
@@ -182,19 +191,6 @@ func (q *queue) wait() error {
 		return os.ErrClosed
 	}
 	return nil
-}
-
-// busyTime is how long PollBusy waits at most.
-const busyTime = 2 * time.Millisecond
-
-// PollBusy waits a moment for one of the files and reports whether it is ready.
-// The runtime is not told: under load the wait ends soon, and to hand the
-// goroutine's processor over to another thread and take it back costs more than
-// a packet does. Whoever was given false waits in the common way.
-func PollBusy(fds []unix.PollFd) bool {
-	t := unix.NsecToTimespec(int64(busyTime))
-	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), uintptr(unsafe.Pointer(&t)), 0, 0, 0)
-	return errno == 0 && n > 0
 }
 
 func (q *queue) Write(pieces [][]byte) error {

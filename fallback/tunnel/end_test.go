@@ -131,7 +131,7 @@ func ip(src, dst netip.Addr, proto uint8, payload []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(20+len(payload)))
 	b = append(b, 0, 7, 0, 0, 64, proto, 0, 0)
 	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
-	binary.BigEndian.PutUint16(b[10:], ^foldChecksum(sumBytes(0, b)))
+	binary.BigEndian.PutUint16(b[10:], ^tun.Checksum(0, b))
 	return append(b, payload...)
 }
 
@@ -144,7 +144,7 @@ func fragmentOf(b []byte, offset int, more bool) []byte {
 	}
 	binary.BigEndian.PutUint16(b[6:], word)
 	b[10], b[11] = 0, 0
-	binary.BigEndian.PutUint16(b[10:], ^foldChecksum(sumBytes(0, b[:20])))
+	binary.BigEndian.PutUint16(b[10:], ^tun.Checksum(0, b[:20]))
 	return b
 }
 

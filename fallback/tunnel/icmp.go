@@ -6,26 +6,9 @@ import (
 	"encoding/binary"
 
 	"golang.org/x/sys/unix"
+
+	"quicksand/fallback/tun"
 )
-
-// sumBytes adds b, as big-endian 16-bit words, to an Internet checksum that is
-// not folded yet (RFC 1071).
-func sumBytes(sum uint64, b []byte) uint64 {
-	for ; len(b) >= 2; b = b[2:] {
-		sum += uint64(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint64(b[0]) << 8
-	}
-	return sum
-}
-
-func foldChecksum(sum uint64) uint16 {
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return uint16(sum)
-}
 
 // tooBig writes to b the ICMP message that tells the sender of the packet that
 // the tunnel takes mtu bytes at most (RFC 792 and 1191, RFC 4443 section 3.2),
@@ -50,11 +33,11 @@ func tooBig(b, packet []byte, mtu int) int {
 	binary.BigEndian.PutUint16(b[2:], uint16(n))
 	copy(b[12:16], packet[16:20])
 	copy(b[16:20], packet[12:16])
-	binary.BigEndian.PutUint16(b[10:], ^foldChecksum(sumBytes(0, b[:20])))
+	binary.BigEndian.PutUint16(b[10:], ^tun.Checksum(0, b[:20]))
 	b[20], b[21] = 3, 4 // destination unreachable, fragmentation needed
 	binary.BigEndian.PutUint16(b[26:], uint16(mtu))
 	copy(b[28:], quote)
-	binary.BigEndian.PutUint16(b[22:], ^foldChecksum(sumBytes(0, b[20:])))
+	binary.BigEndian.PutUint16(b[22:], ^tun.Checksum(0, b[20:]))
 	return n
 }
 
@@ -83,7 +66,7 @@ func tooBig6(b, packet []byte, mtu int) int {
 	b[40] = 2 // packet too big
 	binary.BigEndian.PutUint32(b[44:], uint32(max(mtu, 1280)))
 	copy(b[48:], quote)
-	sum := sumBytes(uint64(n-40)+unix.IPPROTO_ICMPV6, b[8:40])
-	binary.BigEndian.PutUint16(b[42:], ^foldChecksum(sumBytes(sum, b[40:])))
+	sum := tun.Checksum(uint16(n-40)+unix.IPPROTO_ICMPV6, b[8:40])
+	binary.BigEndian.PutUint16(b[42:], ^tun.Checksum(sum, b[40:]))
 	return n
 }

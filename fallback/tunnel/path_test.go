@@ -23,7 +23,7 @@ func TestFragment(t *testing.T) {
 	frags := fragment(whole, 1300)
 	for i := range frags {
 		b := frags[i].Bytes()
-		if len(b) > 1300 || foldChecksum(sumBytes(0, b[:20])) != 0xffff || b[6]&0x40 != 0 {
+		if len(b) > 1300 || tun.Checksum(0, b[:20]) != 0xffff || b[6]&0x40 != 0 {
 			t.Errorf("fragment %d: %d bytes, header %x", i, len(b), b[:20])
 		}
 		var h esp.Header
@@ -40,7 +40,7 @@ func TestFragment(t *testing.T) {
 		got := buf[esp.Headroom:][:n]
 		whole[6] = 0
 		whole[10], whole[11] = 0, 0
-		binary.BigEndian.PutUint16(whole[10:], ^foldChecksum(sumBytes(0, whole[:20])))
+		binary.BigEndian.PutUint16(whole[10:], ^tun.Checksum(0, whole[:20]))
 		if !bytes.Equal(got, whole) {
 			t.Error("what was put together is not what was cut")
 		}

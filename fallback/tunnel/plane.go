@@ -7,16 +7,17 @@
 //
 // The way out: each queue of the TUN device has a worker, which reads
 // super-packets, cuts them into packets, finds their child by the selectors,
-// seals them in a batch and sends that. The way in: each of the wire's goroutines reads a
-// batch, finds the pairs by SPI, opens the batch, and joins neighbours of a flow
-// to super-packets for the TUN device. No packet is handed from one goroutine to
-// another, and no queue of packets is kept but the kernel's own, which are
-// bounded: where packets come faster than they can be sealed or opened it drops
-// them and counts them.
+// seals them in a batch and sends that. The way in: each of the wire's goroutines
+// reads a batch, finds the pairs by SPI, opens the batch, and joins neighbours of
+// a flow to super-packets for the TUN device. No packet is handed from one
+// goroutine to another, and no queue of packets is kept but the kernel's own,
+// which are bounded: where packets come faster than they can be sealed or opened
+// it drops them and counts them.
 //
-// Of one SA a single goroutine seals at a time, and sends what it sealed before
-// the next one may: its packets are on the wire in the order of their sequence
-// numbers.
+// The traffic of a child comes by one queue, by its destination. Where two
+// workers meet at an SA all the same, one of them seals at a time, and sends what
+// it sealed before the other may: an SA's packets are on the wire in the order of
+// their sequence numbers.
 //
 // On fragmentation (RFC 4301 section 8): a packet that is too long for its
 // path once it is sealed and has DF set, or is IPv6, is dropped and its sender

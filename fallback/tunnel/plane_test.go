@@ -453,8 +453,8 @@ func TestSuperPacket(t *testing.T) {
 			t.Fatalf("%d packets arrived", len(got))
 		}
 		for _, q := range got {
-			pseudo := sumBytes(uint64(len(q)-20)+17, q[12:20])
-			if foldChecksum(sumBytes(0, q[:20])) != 0xffff || foldChecksum(sumBytes(pseudo, q[20:])) != 0xffff {
+			pseudo := tun.Checksum(uint16(len(q)-20)+17, q[12:20])
+			if tun.Checksum(0, q[:20]) != 0xffff || tun.Checksum(pseudo, q[20:]) != 0xffff {
 				t.Errorf("checksums of %x are wrong", q[:28])
 			}
 		}
@@ -495,14 +495,14 @@ func TestTooLong(t *testing.T) {
 			t.Fatalf("%d ICMP messages, want 2", len(got))
 		}
 		m := got[0]
-		if foldChecksum(sumBytes(0, m[:20])) != 0xffff || foldChecksum(sumBytes(0, m[20:])) != 0xffff ||
+		if tun.Checksum(0, m[:20]) != 0xffff || tun.Checksum(0, m[20:]) != 0xffff ||
 			!bytes.Equal(m[12:20], append(slices.Clone(df[16:20]), df[12:16]...)) || m[20] != 3 || m[21] != 4 ||
 			binary.BigEndian.Uint16(m[26:]) != uint16(1300-20-8-8-16-2) || !bytes.Equal(m[28:], df[:28]) {
 			t.Errorf("ICMP message %x", m)
 		}
 		m = got[1]
-		pseudo := sumBytes(uint64(len(m)-40)+58, m[8:40])
-		if m[6] != 58 || foldChecksum(sumBytes(pseudo, m[40:])) != 0xffff || m[40] != 2 ||
+		pseudo := tun.Checksum(uint16(len(m)-40)+58, m[8:40])
+		if m[6] != 58 || tun.Checksum(pseudo, m[40:]) != 0xffff || m[40] != 2 ||
 			binary.BigEndian.Uint32(m[44:]) != 1280 || len(m) != 1280 {
 			t.Errorf("ICMPv6 message %x", m)
 		}

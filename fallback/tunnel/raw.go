@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -161,7 +162,7 @@ func fragment(packet []byte, mtu int) []esp.Packet {
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 		binary.BigEndian.PutUint16(b[6:], flags)
 		b[10], b[11] = 0, 0
-		binary.BigEndian.PutUint16(b[10:], ^foldChecksum(sumBytes(0, b[:header])))
+		binary.BigEndian.PutUint16(b[10:], ^tun.Checksum(0, b[:header]))
 		out = append(out, esp.Packet{Buf: b, Len: len(b)})
 	}
 	return out

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 )
 
 // reassembler puts fragments together for transport mode, which protects whole
@@ -106,5 +107,5 @@ func finish(b []byte, base int, protocol uint8) {
 	}
 	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 	b[6], b[7], b[10], b[11] = 0, 0, 0, 0
-	binary.BigEndian.PutUint16(b[10:], ^foldChecksum(sumBytes(0, b[:20])))
+	binary.BigEndian.PutUint16(b[10:], ^tun.Checksum(0, b[:20]))
 }

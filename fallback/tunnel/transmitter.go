@@ -51,9 +51,11 @@ func (t *transmitter) init(c *conn) {
 	t.iovs = make([]unix.Iovec, 0, 2*batchSize)
 	t.ctrl = make([][controlLen]byte, batchSize)
 	t.first = make([]int, batchSize+1)
+	// Neither call sleeps, so Go's scheduler need not hear of it, which saves the
+	// wake-up of its monitor thread and hand-overs to other threads.
 	t.call = func(fd uintptr) bool {
 		for {
-			n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[t.from])),
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[t.from])),
 				uintptr(t.to-t.from), unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case unix.EINTR:
@@ -65,8 +67,6 @@ func (t *transmitter) init(c *conn) {
 			return true
 		}
 	}
-	// One datagram is sent in no time: Go's scheduler need not hear of it, which
-	// saves the wake-up of its monitor thread.
 	t.callOne = func(fd uintptr) bool {
 		for {
 			_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[0].Hdr)), unix.MSG_DONTWAIT)

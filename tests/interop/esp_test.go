@@ -4,9 +4,11 @@ package interop
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"quicksand/accel"
 	"quicksand/tests/harness"
 )
 
@@ -148,6 +150,41 @@ func TestBulk(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWorkers has the traffic of four children shared by two workers of
+// quicksand's, each bound to a CPU.
+func TestWorkers(t *testing.T) {
+	t.Parallel()
+	if reference {
+		return
+	}
+	cpus, err := accel.Allowed()
+	ok(t, err)
+	n := harness.ForTest(t)
+	a, b, err := n.Sites(4)
+	ok(t, err)
+	d := &duo{net: n}
+	d.q, err = harness.StartQuicksand(a, harness.QuicksandOptions{Settings: []string{"backend = userspace",
+		fmt.Sprintf("worker_cores = %d, %d", cpus[0], cpus[len(cpus)-1])}})
+	ok(t, err)
+	d.s, err = harness.StartStrongSwan(b, harness.StrongSwanOptions{})
+	ok(t, err)
+	var children []harness.Child
+	for i := range 4 {
+		children = append(children, child(fmt.Sprintf("c%d", i), i, "aes128gcm16"))
+	}
+	d.load(t, config(conn(children...)))
+	for i, c := range children {
+		d.bringUp(t, d.roles()[i%2], c.Name)
+		d.ping(t, i)
+	}
+	for i := range children {
+		d.ping(t, i)
+	}
+	if out, _ := a.Run("ip", "-details", "link", "show", "type", "tun"); !strings.Contains(out, "numqueues 2") {
+		t.Errorf("the TUN device has not two queues:\n%s", out)
 	}
 }
 
