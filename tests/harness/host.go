@@ -115,12 +115,7 @@ func (h *Host) Sysctl(name, value string) error {
 // Poll calls f every few milliseconds until it returns nil, or returns f's
 // last error once the timeout has passed.
 func Poll(timeout time.Duration, f func() error) error {
-	return PollEvery(10*time.Millisecond, timeout, f)
-}
-
-// PollEvery is Poll for an f that takes a while itself.
-func PollEvery(interval, timeout time.Duration, f func() error) error {
-	for deadline := time.Now().Add(timeout); ; time.Sleep(interval) {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
 		err := f()
 		if err == nil {
 			return nil
