@@ -87,7 +87,11 @@ func openReason(err error) reason {
 // "out.queue.N" is how many packets came by the device's N-th queue.
 func (p *Plane) Stats() map[string]uint64 {
 	m := make(map[string]uint64, reasons+1)
-	m["out.drop.queue_full"] = p.router.queueDrops()
+	p.ctl.Lock()
+	if !p.closing.Load() {
+		m["out.drop.queue_full"] = p.router.queueDrops()
+	}
+	p.ctl.Unlock()
 	for i, w := range p.workers {
 		m[fmt.Sprintf("out.queue.%d", i)] = w.taken.Load()
 	}
