@@ -43,6 +43,13 @@ func (h *Host) Capture(dev string) (*Capture, error) {
 	return c, nil
 }
 
+// NoSuperPackets has packets that are sent together cut before they leave by the
+// device, where a capture sees them: else it shows ESP packets that were sent with
+// UDP_SEGMENT as a single one, which nobody can decrypt.
+func (h *Host) NoSuperPackets(dev string) error {
+	return ip("-n", h.ns, "link", "set", "dev", dev, "gso_max_segs", "1")
+}
+
 // Sync waits until everything that has passed the device by now is in the
 // file: it sends a frame of an experimental type and waits to see it there.
 func (c *Capture) Sync() error {

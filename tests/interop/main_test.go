@@ -230,6 +230,7 @@ func warm(t *testing.T, h *harness.Host, src, dst string) {
 // is malformed or has a wrong ICV.
 func (d *duo) capture(t *testing.T) (judge func(...harness.ChildSA) []harness.Packet) {
 	t.Helper()
+	ok(t, d.q.Host.NoSuperPackets(d.q.Host.Uplink()))
 	c, err := d.q.Host.Capture(d.q.Host.Uplink())
 	ok(t, err)
 	return func(children ...harness.ChildSA) []harness.Packet {
