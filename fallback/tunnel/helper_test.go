@@ -137,8 +137,9 @@ func helper() {
 					plane, err = New(Options{NATT: socket, Cores: c.Cores})
 				}
 				if err == nil {
+					events := plane.Events()
 					go func() {
-						for e := range plane.Events() {
+						for e := range events {
 							answers <- answer{Event: &e}
 						}
 					}()
