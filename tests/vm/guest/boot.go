@@ -55,8 +55,9 @@ var errNotReady = errors.New("the guest did not come up")
 // readyTimeout is how long a guest may take until its first process is through.
 const readyTimeout = 60 * time.Second
 
-// Run boots a guest for the job, a second time where the first did not come up:
-// the emulator is seen to fail so, rarely.
+// Run boots a guest for the job, a second time where the emulator failed the
+// first: rarely, a guest does not come up, or a CPU takes the breakpoint that
+// another one puts for a moment into code that it patches (int3).
 func (k *Kernel) Run(ctx context.Context, j Job) (*Result, error) {
 	dir, err := os.MkdirTemp(Dir(), "run-")
 	if err != nil {
@@ -67,7 +68,7 @@ func (k *Kernel) Run(ctx context.Context, j Job) (*Result, error) {
 		return nil, fmt.Errorf("run guest: %w", err)
 	}
 	r, err := k.boot(ctx, dir, j)
-	if errors.Is(err, errNotReady) && ctx.Err() == nil {
+	if ctx.Err() == nil && (errors.Is(err, errNotReady) || r != nil && strings.Contains(r.Console, "Oops: int3")) {
 		r, err = k.boot(ctx, dir, j)
 	}
 	if err != nil {

@@ -35,7 +35,7 @@ mount --move /sys sys
 mount --move /dev dev
 mkdir -p dev/pts dev/shm
 mount -t devpts devpts dev/pts
-for d in run tmp var/tmp dev/shm; do
+for d in run dev/shm; do
   mount -t tmpfs -o mode=1777 tmpfs $d
 done
 mkdir run/netns
