@@ -99,7 +99,7 @@ func TestReservationIsTakenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	// One that the kernel has given up by itself is installed all the same.
-	if spi, err = b.ReserveSPI(sa.ESP, p.Local.Addr()); err != nil {
+	if _, err = b.ReserveSPI(sa.ESP, p.Local.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	clear(k.states)

@@ -46,7 +46,6 @@ type pair struct {
 	in, out state // as installed; without keys
 	at      sa.Placement
 	offload *offloading // of both SAs, where they have one
-	routed  bool        // the route to its peer is in place
 
 	expired         bool // it carries nothing any more: a hard limit, or its device
 	moving          bool // its SAs are being made anew

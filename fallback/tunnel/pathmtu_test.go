@@ -31,10 +31,10 @@ func TestPathMTUs(t *testing.T) {
 		expect("another path", m.recent, other, 1400, 1)
 		expect("who must know", m.fresh, remote, 1400, 1)
 		expect("after that", m.recent, remote, 1400, 0)
-		time.Sleep(refreshEvery - 1)
+		time.Sleep(refreshEvery - time.Nanosecond)
 		mtu = 1300
 		expect("almost old", m.recent, remote, 1400, 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("old", m.recent, remote, 1300, 1)
 		m.forget()
 		if len(m.known) != 1 {

@@ -13,8 +13,6 @@ import (
 	"testing"
 )
 
-var interrupt = os.Interrupt
-
 // iperf is what is read of iperf3's report.
 type iperf struct {
 	End struct {

@@ -121,10 +121,7 @@ type inversion struct {
 	size   int
 }
 
-// room is how many elements' space run needs.
-const room = 9
-
-// run sets out to 1/z.
+// run sets out to 1/z. space is that of nine elements.
 func (v inversion) run(out, z, space []uint64) {
 	at := func(e int) *uint64 { return &space[e*v.size] }
 	t, z2, z9, z11, z5, z10, z20, z50, z100 := at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8)

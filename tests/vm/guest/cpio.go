@@ -18,11 +18,9 @@ type cpio struct {
 const (
 	cpioDir  = 0o040000
 	cpioFile = 0o100000
-	cpioLink = 0o120000
 )
 
 func (c *cpio) dir(name string)                      { c.add(name, cpioDir|0o755, nil) }
-func (c *cpio) link(name, target string)             { c.add(name, cpioLink|0o777, []byte(target)) }
 func (c *cpio) file(name string, mode int, b []byte) { c.add(name, cpioFile|mode, b) }
 
 // add adds a file; the directories above it have to be there.

@@ -260,12 +260,10 @@ type sites struct {
 
 // The addresses of harness.Sites by the families outside and inside.
 var (
-	tunnel4    = sites{harness.AddrA, harness.AddrB, "10.1.0.1", "10.2.0.1", "10.1.0.0/24", "10.2.0.0/24"}
-	tunnel6    = sites{harness.AddrA6, harness.AddrB6, "fd01::1", "fd02::1", "fd01::/64", "fd02::/64"}
-	tunnel4in6 = sites{harness.AddrA6, harness.AddrB6, "10.1.0.1", "10.2.0.1", "10.1.0.0/24", "10.2.0.0/24"}
-	tunnel6in4 = sites{harness.AddrA, harness.AddrB, "fd01::1", "fd02::1", "fd01::/64", "fd02::/64"}
-	host4      = sites{harness.AddrA, harness.AddrB, harness.AddrA, harness.AddrB, harness.AddrA + "/32", harness.AddrB + "/32"}
-	host6      = sites{harness.AddrA6, harness.AddrB6, harness.AddrA6, harness.AddrB6, harness.AddrA6 + "/128", harness.AddrB6 + "/128"}
+	tunnel4 = sites{harness.AddrA, harness.AddrB, "10.1.0.1", "10.2.0.1", "10.1.0.0/24", "10.2.0.0/24"}
+	tunnel6 = sites{harness.AddrA6, harness.AddrB6, "fd01::1", "fd02::1", "fd01::/64", "fd02::/64"}
+	host4   = sites{harness.AddrA, harness.AddrB, harness.AddrA, harness.AddrB, harness.AddrA + "/32", harness.AddrB + "/32"}
+	host6   = sites{harness.AddrA6, harness.AddrB6, harness.AddrA6, harness.AddrB6, harness.AddrA6 + "/128", harness.AddrB6 + "/128"}
 )
 
 // pair is a pair of SAs and its policies at both sites.
