@@ -43,7 +43,7 @@ demo: setup build ## two sites in namespaces, then strongSwan as the peer
 .PHONY: test
 test: setup-vm build check generated objects portable ## run every test
 	$(GO) test -race $(packages)
-	$(GO) test -count=1 -p 1 -parallel 4 -timeout 20m $(systems)
+	$(GO) test -count=1 -p 1 -parallel 4 -timeout 40m $(systems)
 
 .PHONY: check
 check: ## gofmt and go vet
@@ -81,7 +81,7 @@ interop: setup build ## the tests against strongSwan, each case shown; ARGS go t
 
 .PHONY: vm
 vm: setup-vm build ## the tests in guests with Debian kernels, each case shown; VM_RUN chooses some
-	$(GO) test -count=1 -timeout 30m -v $(ARGS) ./tests/vm
+	$(GO) test -count=1 -timeout 40m -v $(ARGS) ./tests/vm
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME

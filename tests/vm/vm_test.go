@@ -85,7 +85,7 @@ func run(t *testing.T, k *guest.Kernel, j guest.Job, p program) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const timeout = 10 * time.Minute
+	const timeout = 20 * time.Minute
 	j.Dir, j.Timeout = dir, timeout
 	if name := os.Getenv("VM_LOG"); name != "" {
 		f, err := os.Create(name)
