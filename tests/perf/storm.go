@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,8 +38,7 @@ var calmChildren = [2]struct{ name, esp string }{
 type stormed struct {
 	p50, p99 [len(calmChildren)]float64 // of the calm peer's Quick Modes, in ms
 	rate     float64                    // of the storm's, a second
-	// Of the threads that compute Diffie-Hellman and nothing else, a second, and
-	// of all where there are no such threads.
+	// Of all the responder's threads, a second.
 	migrations, preempted float64
 }
 
@@ -107,8 +105,8 @@ func stormRows(got [3][]stormed) []Row {
 	}
 	lines = append(lines,
 		line{"the storm itself", "Quick Modes/s", false, func(s stormed) float64 { return s.rate }},
-		line{"migrations of the threads with DH", "a second", true, func(s stormed) float64 { return s.migrations }},
-		line{"involuntary switches of the threads with DH", "a second", true, func(s stormed) float64 { return s.preempted }})
+		line{"migrations of the responder's threads", "a second", true, func(s stormed) float64 { return s.migrations }},
+		line{"involuntary switches of the responder's threads", "a second", true, func(s stormed) float64 { return s.preempted }})
 	var rows []Row
 	for i, peer := range []string{"quicksand, no dh_cores", "strongSwan"} {
 		for _, l := range lines {
@@ -214,7 +212,7 @@ func (t *target) run(d time.Duration) (s stormed, err error) {
 	var wg sync.WaitGroup
 	counts, errs := make([]int, stormPeers), make([]error, stormPeers)
 	start := time.Now()
-	before, err := dhThreads(t.to.Proc.PID)
+	before, err := threads(t.to.Proc.PID)
 	if err != nil {
 		return s, err
 	}
@@ -231,7 +229,7 @@ func (t *target) run(d time.Duration) (s stormed, err error) {
 	took, calmErr := t.calmly(start, d)
 	wg.Wait()
 	passed := time.Since(start).Seconds()
-	after, err := dhThreads(t.to.Proc.PID)
+	after, err := threads(t.to.Proc.PID)
 	if err != nil {
 		return s, err
 	}
@@ -286,20 +284,14 @@ func stormConn(i int) string  { return fmt.Sprintf("storm%d", i) }
 func stormChild(i int) string { return fmt.Sprintf("net%d", i) }
 func calmChild(i int) string  { return fmt.Sprintf("net%d", stormPeers+i) }
 
-// dhThreads sums, over the process's threads that compute Diffie-Hellman, how
-// often the kernel moved them between cores and took the core from them. Where
-// none does that alone it is done on any of them, and the sum is over all.
-func dhThreads(pid int) (s stormed, err error) {
+// threads sums, over all of the process's threads, how often the kernel moved them
+// between cores and took the core from them: which of them compute
+// Diffie-Hellman differs between the responders, and all of them are there to
+// answer.
+func threads(pid int) (s stormed, err error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil {
 		return s, err
-	}
-	alone := func(task string) bool {
-		name, _ := os.ReadFile(task + "/comm")
-		return strings.TrimSpace(string(name)) == dh.ThreadName
-	}
-	if slices.ContainsFunc(tasks, alone) {
-		tasks = slices.DeleteFunc(tasks, func(task string) bool { return !alone(task) })
 	}
 	read := 0
 	for _, task := range tasks {
