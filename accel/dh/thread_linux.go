@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ThreadName is what the threads of workers with cores of their own are called,
+// threadName is what the threads of workers with cores of their own are called,
 // in /proc and in top.
-const ThreadName = "quicksand-dh"
+const threadName = "quicksand-dh"
 
 // nameThread names the calling thread, which nothing depends on.
 func nameThread() {
-	name := append([]byte(ThreadName), 0)
+	name := append([]byte(threadName), 0)
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 }
