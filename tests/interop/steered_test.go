@@ -288,7 +288,7 @@ func TestSteeredInterface(t *testing.T) {
 		if s := statusOf(t, d.q); s.Devices[0].Attached || s.Devices[0].Why != "the interface is gone" {
 			return fmt.Errorf("status is %+v", s.Devices[0])
 		}
-		return nil
+		return placed(d.q, "sockets: no route")
 	}))
 	ok(t, n.Link(a, []string{harness.AddrA + "/24"}, b, []string{harness.AddrB + "/24"}))
 	ok(t, harness.Poll(10*time.Second, func() error {
@@ -304,6 +304,16 @@ func TestSteeredInterface(t *testing.T) {
 		return err
 	}))
 	pingBoth(t, d, "10.1.0.1", "10.2.0.1", d.q, d.s)
+	ok(t, placed(d.q, "AF_XDP (native, copy) on "+a.Uplink()))
+}
+
+// placed says whether the peer's child runs where it is wanted.
+func placed(p *harness.Peer, want string) error {
+	c, err := p.Child("net")
+	if err == nil && !strings.Contains(c.Detail, want) {
+		err = fmt.Errorf("placement %q, want %q", c.Detail, want)
+	}
+	return err
 }
 
 // TestSteeredRestart kills a daemon whose steering is pinned: the program stays
