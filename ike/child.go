@@ -13,12 +13,14 @@ import (
 	"quicksand/sa"
 )
 
+// ErrTerminated answers for what the operator takes down before it is up.
+var ErrTerminated = errors.New("terminated")
+
 var (
-	errExpired    = errors.New("the SA expired")
-	errReplaced   = errors.New("another SA took its place")
-	errDeleted    = errors.New("the peer deleted the SA")
-	errDead       = errors.New("the peer is dead")
-	errTerminated = errors.New("terminated")
+	errExpired  = errors.New("the SA expired")
+	errReplaced = errors.New("another SA took its place")
+	errDeleted  = errors.New("the peer deleted the SA")
+	errDead     = errors.New("the peer is dead")
 )
 
 // A child SA lives so:
@@ -331,8 +333,9 @@ func (c *child) unknownToPeer() {
 // unwant keeps renegotiations of a child that is taken down from bringing it
 // back.
 func (c *child) unwant() {
-	if c.rekeying != nil {
-		c.rekeying.q.unwanted = true
+	if x := c.rekeying; x != nil {
+		x.q.unwanted = true
+		x.s.withdraw(ErrTerminated, func(o *exchange) bool { return o == x })
 	}
 	if c.s == nil {
 		return

@@ -105,13 +105,16 @@ func (e *Engine) Terminate(now time.Time, sel Select) (int, []Action) {
 	n := 0
 	for _, s := range e.selected(sel) {
 		if sel.ofChild() {
+			if sel.ChildID == 0 {
+				n += s.callOff(sel.Child)
+			}
 			continue
 		}
 		n++
 		if sel.Force {
-			s.drop(errTerminated)
+			s.drop(ErrTerminated)
 		} else {
-			s.terminate(errTerminated)
+			s.terminate(ErrTerminated)
 		}
 	}
 	for _, c := range e.selectedChildren(sel) {

@@ -94,6 +94,7 @@ type Engine struct {
 	halfOpens          int // of all addresses
 	counters           map[string]uint64
 
+	window    int  // maxOwn
 	commitBit bool // as responder, ask for CONNECTED; no peer of today needs it
 }
 
@@ -141,6 +142,7 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 		children: make(map[uint32]*child),
 		reqids:   make(map[reqidKey]*reqid),
 		counters: make(map[string]uint64),
+		window:   maxOwn,
 	}
 	e.read(e.secret[:])
 	return e

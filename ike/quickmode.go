@@ -120,12 +120,11 @@ func (q *quickMode) wipe() {
 	}
 }
 
-// startQuick begins a Quick Mode for a child. replaces is the child SA that it
+// startQuick begins a Quick Mode for a child, or has it wait for its turn. replaces is the child SA that it
 // renegotiates, or nil.
 func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
 	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), replaces: replaces}
-	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, mid: s.newMID(), initiator: true, begun: s.e.now,
-		command: command, script: quickInitiator, q: q}
+	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, initiator: true, command: command, script: quickInitiator, q: q}
 	q.local = cfg.LocalTS.resolve(s.local.Addr())
 	q.remote = cfg.RemoteTS.resolve(s.remote.Addr())
 	if replaces != nil {
@@ -133,9 +132,7 @@ func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
 		replaces.state = ChildRekeying
 		replaces.rekeying = x
 	}
-	s.keepQuick(x)
-	x.iv = phase2IV(s.transform.Hash, s.lastIV, x.mid)
-	x.run()
+	s.admit(x)
 }
 
 func (s *ikeSA) keepQuick(x *exchange) {
@@ -222,12 +219,31 @@ func (s *ikeSA) repeatFinished(m *message) bool {
 
 // keepAnswer has a repeat of the exchange's last message answered for a while.
 func (s *ikeSA) keepAnswer(x *exchange, data []byte) {
-	if len(s.finished) >= maxFinished {
-		s.finished = slices.Delete(s.finished, 0, 1)
+	most := maxFinished
+	if x.initiator {
+		most = maxFinishedOwn
 	}
-	s.finished = append(s.finished, finished{x.lastIn, data, s.e.now.Add(linger)})
+	if len(s.finished) >= most {
+		s.trimFinished(x.initiator, most)
+	}
+	s.finished = append(s.finished, finished{x.lastIn, data, s.e.now.Add(linger), x.initiator})
 	if len(s.finished) == 1 {
 		s.forget = s.e.after(linger, s.forgetAnswers)
+	}
+}
+
+// trimFinished makes room for one more answer of ours or of the peer's.
+func (s *ikeSA) trimFinished(own bool, most int) {
+	n, oldest := 0, -1
+	for i := range s.finished {
+		if s.finished[i].own == own {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n >= most {
+		s.finished = slices.Delete(s.finished, oldest, oldest+1)
 	}
 }
 
@@ -264,9 +280,10 @@ func (x *exchange) finishQuick() {
 	var err error
 	if q.unwanted {
 		c.remove(true)
-		err = errTerminated
+		err = ErrTerminated
 	}
 	x.e.done(x.command, err)
+	s.nextTurn()
 	s.idle()
 }
 
@@ -284,6 +301,7 @@ func (x *exchange) failQuick(err error) {
 	delete(s.quick, x.mid)
 	x.close()
 	x.release(err)
+	s.nextTurn()
 	s.idle()
 }
 

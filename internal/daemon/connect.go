@@ -89,7 +89,7 @@ func (d *Daemon) try(t target, at *attempt) {
 		at.busy = false
 		if err == nil {
 			at.delay = 0
-		} else if d.stands(t) && !errors.Is(err, errStopped) {
+		} else if d.stands(t) && !errors.Is(err, errStopped) && !errors.Is(err, ike.ErrTerminated) {
 			d.want(t)
 		}
 	})
