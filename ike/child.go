@@ -95,7 +95,7 @@ func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
 
 // goLive sends traffic over the new pair and retires the one it replaces.
 //
-// Where both ends renegotiated at once there are two new pairs. Both ends then
+// Where both ends began at once there are two new pairs. Both ends then
 // keep the one with the lower SPI, so that they agree without a word: whenever
 // a pair was begun before the other was live. Where messages overtake each
 // other the ends may differ in that; then the first Delete brings them together
@@ -151,7 +151,7 @@ func (c *child) activate() {
 
 // twinOf reports whether c, which is younger, was begun before o was live.
 func (o *child) twinOf(c *child) bool {
-	return o.rekeyed && c.rekeyed && !o.installed.Before(c.begun)
+	return !o.installed.Before(c.begun)
 }
 
 // rank orders pairs alike at both ends.
@@ -307,7 +307,7 @@ func (c *child) deletedByPeer() {
 	}
 	for _, o := range slices.Backward(s.children) {
 		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS &&
-			o.pair.RemoteTS == c.pair.RemoteTS && o.rekeyed && !o.ended {
+			o.pair.RemoteTS == c.pair.RemoteTS && !o.ended {
 			c.e.stop(o.doom)
 			o.doom = nil
 			o.state = ChildInstalled
