@@ -307,7 +307,7 @@ func (c *child) deletedByPeer() {
 	}
 	for _, o := range slices.Backward(s.children) {
 		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS &&
-			o.pair.RemoteTS == c.pair.RemoteTS && !o.ended {
+			o.pair.RemoteTS == c.pair.RemoteTS && (o.rekeyed || o.initiator != c.initiator) && !o.ended {
 			c.e.stop(o.doom)
 			o.doom = nil
 			o.state = ChildInstalled
