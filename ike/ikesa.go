@@ -427,7 +427,7 @@ func (s *ikeSA) terminate(err error) []*child {
 
 // done answers a command, once.
 func (e *Engine) done(command uint64, err error) {
-	if command != 0 {
+	if command != 0 && e.ended(command, &err) {
 		e.emit(Done{Command: command, Err: err})
 	}
 }

@@ -88,9 +88,11 @@ type quickMode struct {
 	reserving  sa.Protocol
 	reservedAt netip.Addr
 	reserved   []reservation // SPIs that are not installed
+	lane       uint8         // of the child's parallel pairs
 	child      *child        // once its installation is asked for
 	installing bool          // no answer has come to that yet
 	replaces   *child
+	guessed    bool // that it is what the peer replaces
 	unwanted   bool // what it replaces was terminated meanwhile
 	// Which end set the commit bit; CONNECTED comes from there.
 	weCommit, peerCommits bool
@@ -120,10 +122,10 @@ func (q *quickMode) wipe() {
 	}
 }
 
-// startQuick begins a Quick Mode for a child, or has it wait for its turn. replaces is the child SA that it
+// startQuick begins a Quick Mode for a lane of a child, or has it wait for its turn. replaces is the child SA that it
 // renegotiates, or nil.
-func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
-	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), replaces: replaces}
+func (s *ikeSA) startQuick(cfg *Child, command uint64, lane uint8, replaces *child) {
+	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), lane: lane, replaces: replaces}
 	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, initiator: true, command: command, script: quickInitiator, q: q}
 	q.local = cfg.LocalTS.resolve(s.local.Addr())
 	q.remote = cfg.RemoteTS.resolve(s.remote.Addr())
@@ -275,7 +277,7 @@ func (x *exchange) finishQuick() {
 		slog.String("proposal", q.agreement.transform.String()),
 		slog.String("mode", c.pair.Mode.String()),
 		slog.String("placement", c.placement.Kind.String()))
-	c.goLive(q.replaces)
+	c.goLive(q.replaces, q.guessed)
 	q.wipe()
 	var err error
 	if q.unwanted {
