@@ -32,6 +32,8 @@ func (b *Backend) Supports(q *sa.Pair) error {
 
 func (b *Backend) supports(q *sa.Pair) error {
 	switch {
+	case q.Lanes > 1:
+		return fmt.Errorf("the kernel does not spread a child over %d SAs, as parallel_sas asks", q.Lanes)
 	case q.Encap && q.Suite.Protocol != sa.ESP:
 		return errors.New("only ESP can be encapsulated in UDP")
 	case q.Encap && b.o.NATT == nil:

@@ -31,6 +31,7 @@ type outbound struct {
 	queue   tun.Queue // for what goes back to the sender; nil: nothing does
 	header  esp.Header
 	child   *child // of the packet before
+	pair    *pair  // that it goes out over
 	flows   flowCache
 	packets []esp.Packet
 	runs    []run
@@ -63,12 +64,15 @@ func (p *Plane) classify(o *outbound, q *packet) {
 	if q.follows {
 		h.Len = q.len
 	} else {
-		o.child = nil
+		o.child, o.pair = nil, nil
 		if !h.Parse(data) {
 			p.stats.count(outMalformed)
 			return
 		}
-		o.child = o.flows.find(&p.policies, h)
+		var flow tun.FlowHash
+		if o.child, flow = o.flows.find(&p.policies, h); o.child != nil {
+			o.pair = o.child.carrier(flow)
+		}
 	}
 	c := o.child
 	if c == nil {
@@ -79,7 +83,7 @@ func (p *Plane) classify(o *outbound, q *packet) {
 		}
 		return
 	}
-	pr := c.active
+	pr := o.pair
 	if pr == nil {
 		p.hold(c, data)
 		return
@@ -186,7 +190,7 @@ func (p *Plane) dispatch(o *outbound, unlock func()) {
 		if pr.gone {
 			// It was taken out since the lock was given back; its child has
 			// another one as a rule.
-			if pr = r.child.active; pr == nil {
+			if pr = r.child.instead(pr); pr == nil {
 				p.stats[outNoPair].Add(uint64(r.hi - r.lo))
 				unlock()
 				continue
