@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/accel"
+	"quicksand/fallback/tun"
 	"quicksand/xdp"
 )
 
@@ -199,7 +200,7 @@ func (p program) start(device string, workers int) (*attachment, error) {
 		return nil, err
 	}
 	mtu := link.Attrs().MTU
-	o := xdp.SocketOptions{FrameSize: smallFrame}
+	o := xdp.SocketOptions{FrameSize: smallFrame, Poll: tun.PollBusy}
 	if mtu > smallFrame-around {
 		o.FrameSize = largeFrame
 	}

@@ -57,8 +57,11 @@ func tunnelGroup(o options) ([]Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		for i, name := range []string{before, before + ", ESP in UDP"} {
-			makers = append(makers, maker{name, false, func(t *tunnel) error { return t.quicksand(path, "", i == 1) }})
+		for _, m := range []struct {
+			name, way string
+			encap     bool
+		}{{before, "", false}, {before + ", ESP in UDP", "", true}, {before + ", XDP", steered, false}} {
+			makers = append(makers, maker{m.name, false, func(t *tunnel) error { return t.quicksand(path, m.way, m.encap) }})
 		}
 	}
 	var tunnels []*tunnel
