@@ -72,6 +72,7 @@ type Backend struct {
 	pairs      map[uint32]*pair
 	states     map[stateID]*pair // by both SAs
 	unused     map[uint32]*pair  // that wait for their first use
+	watching   time.Time         // when they are looked at next
 	lost       map[uint32]*pair  // that are to be reported; see reportLost
 	slots      map[slotKey]*slot
 	byIndex    map[uint32]*slot

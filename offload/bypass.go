@@ -29,6 +29,7 @@ func (b *Backend) letIKEPass(e *egress, v6 bool) error {
 	if b.bypass[key] != nil {
 		return nil
 	}
+	b.conn.drivers.Store(true)
 	var requests []request
 	policies := b.bypassPolicies(e.index, v6)
 	for _, p := range policies {

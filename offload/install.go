@@ -137,6 +137,9 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	if p.in, p.out, err = b.makeStates(q, how); err != nil {
 		return nil, err
 	}
+	if how.kind != sa.Kernel {
+		b.conn.drivers.Store(true)
+	}
 	if how.kind == sa.Packet {
 		if err := b.letIKEPass(how.egress, q.Remote.Addr().Is6()); err != nil {
 			return nil, err

@@ -127,7 +127,7 @@ func (b *Backend) trialAt(k trialKey, how attempt) (*seen, error) {
 		if err != nil {
 			return nil, err
 		}
-		got := b.conn.do(request{what: "make SA", kind: msgNewSA, body: in.encode()}, reading(in.ID))
+		got := b.conn.do(request{what: "make SA", kind: msgNewSA, body: in.encode(), waits: true}, reading(in.ID))
 		if errors.Is(got[0].err, unix.EEXIST) {
 			continue
 		}
@@ -185,7 +185,7 @@ func (b *Backend) sweep() error {
 		return err
 	}
 	for _, body := range states {
-		if s, err := decodeState(body, lenState); err == nil && s.Seq == ownSeq {
+		if s, err := decodeState(body, lenState); err == nil && isOwnSeq(s.Seq) {
 			requests = append(requests, deletion(s.ID))
 		}
 	}
