@@ -194,6 +194,8 @@ func (e *Engine) Event(now time.Time, ev sa.Event) []Action {
 		case s == nil && c.pair.Encap:
 			c.moveTo(c.pair.Local, ev.Remote)
 		}
+	case ev.Kind == sa.Moved:
+		c.placement = ev.Placement
 	case ev.Kind == sa.Lost:
 		e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} was lost", c.cfg.Name, c.pair.ID))
 		c.remove(true)

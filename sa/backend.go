@@ -49,6 +49,7 @@ const (
 	FirstUse                         // the first authentic packet came in on the pair
 	Acquire                          // a packet met a trap policy with no pair
 	Remapped                         // authentic packets come from a new Remote
+	Moved                            // the pair's packets take another way: its placement is another
 	Lost                             // the pair is gone: its device went away
 )
 
@@ -56,7 +57,7 @@ func (k EventKind) String() string {
 	if k < SoftExpired || k > Lost {
 		return "none"
 	}
-	return [...]string{"soft expired", "hard expired", "first use", "acquire", "remapped", "lost"}[k-1]
+	return [...]string{"soft expired", "hard expired", "first use", "acquire", "remapped", "moved", "lost"}[k-1]
 }
 
 // Event is a backend's report. Pair is the pair's ID; Acquire has Policy in
@@ -67,6 +68,8 @@ type Event struct {
 	Policy Policy         // of Acquire
 	Packet [2]Selector    // of Acquire: what met the trap, from and to, where that is known
 	Remote netip.AddrPort // of Remapped
+
+	Placement Placement // of Moved
 }
 
 // Backend carries pairs. Its methods are called from one goroutine and return

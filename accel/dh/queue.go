@@ -67,25 +67,52 @@ func (l *line) before(m *line) bool {
 // group that is to be served next, of which a number waits. It returns nil where
 // none does.
 func (q *queue) take(lanes func(g Group, waiting int) int) []*Request {
-	if q.length == 0 {
+	g, l := q.first()
+	if l == nil {
 		return nil
 	}
-	var group Group
-	var l *line
+	return q.remove(l, lanes(g, len(l.waiting)))
+}
+
+// cheap is what requests cost that others make way for: at most so much of what
+// those cost, in whose caches they leave their own numbers.
+const cheap = 8
+
+// takeCheap is take for a worker that computes requests of a group already. It
+// returns nil unless those that are next are to be served before that group's
+// and cost little.
+func (q *queue) takeCheap(than Group, lanes func(g Group, waiting int) int) []*Request {
+	g, l := q.first()
+	m := q.lines[than]
+	if l == nil || m == nil || l.cost == 0 || l.cost > m.cost/cheap || l.had >= m.had {
+		return nil
+	}
+	return q.remove(l, lanes(g, len(l.waiting)))
+}
+
+// first returns the line that is to be served next, nil where nothing waits.
+func (q *queue) first() (group Group, l *line) {
+	if q.length == 0 {
+		return 0, nil
+	}
 	for g, m := range q.lines {
 		if len(m.waiting) > 0 && (l == nil || m.before(l)) {
 			group, l = g, m
 		}
 	}
-	n := min(lanes(group, len(l.waiting)), len(l.waiting))
-	batch := make([]*Request, n)
+	return group, l
+}
+
+// remove takes up to n requests out of a line, and charges it for them.
+func (q *queue) remove(l *line, n int) []*Request {
+	batch := make([]*Request, min(n, len(l.waiting)))
 	for i := range batch {
 		batch[i] = l.waiting[i].r
 	}
-	rest := copy(l.waiting, l.waiting[n:])
+	rest := copy(l.waiting, l.waiting[len(batch):])
 	clear(l.waiting[rest:])
 	l.waiting = l.waiting[:rest]
-	q.length -= n
+	q.length -= len(batch)
 	q.clock = l.had
 	l.had += l.cost
 	return batch

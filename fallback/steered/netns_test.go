@@ -70,7 +70,7 @@ func TestKernelMove(t *testing.T) {
 		t.Fatalf("not attached: %s", s.Devices[0].Why)
 	}
 	got := newArrivals()
-	w.Receive(got.input)
+	w.Receive(got.input, nil)
 	const spi = sa.SPI(1000)
 	w.Admit(spi, path4)
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)

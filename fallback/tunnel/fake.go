@@ -22,6 +22,7 @@ type MemoryWire struct {
 	mu       sync.Mutex // guards what follows
 	mtu      int
 	input    func(*Batch)
+	moved    func(sa.SPI, string)
 	admitted map[sa.SPI]Path
 	floors   map[sa.SPI]uint32
 }
@@ -98,10 +99,18 @@ func (w *MemoryWire) Send(p Path, batch []esp.Packet) {
 }
 
 // Receive implements Wire.
-func (w *MemoryWire) Receive(input func(*Batch)) {
+func (w *MemoryWire) Receive(input func(*Batch), moved func(sa.SPI, string)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.input = input
+	w.input, w.moved = input, moved
+}
+
+// Move says that an SA's packets take another way.
+func (w *MemoryWire) Move(spi sa.SPI, how string) {
+	w.mu.Lock()
+	moved := w.moved
+	w.mu.Unlock()
+	moved(spi, how)
 }
 
 // SetPathMTU sets what PathMTU answers; it is 1500 at first.
@@ -120,6 +129,6 @@ func (w *MemoryWire) PathMTU(_, _ netip.Addr) (int, error) {
 
 // Close implements Wire.
 func (w *MemoryWire) Close() error {
-	w.Receive(nil)
+	w.Receive(nil, nil)
 	return nil
 }

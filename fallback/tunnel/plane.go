@@ -132,6 +132,8 @@ type pair struct {
 	out   *esp.Outbound
 
 	transport bool
+	format    string // of its packets, in words
+	detail    string // of the placement: the format, and the way they take
 
 	mtu   atomic.Int32 // path's
 	inner atomic.Int32 // longest inner packet that fits it
@@ -195,7 +197,7 @@ func New(o Options) (*Plane, error) {
 	}
 	p.mtus = newPathMTUs(p.wire.PathMTU)
 	p.events = newEvents()
-	p.wire.Receive(p.Input)
+	p.wire.Receive(p.Input, p.moved)
 	for i, q := range p.tun.Queues() {
 		w := newWorker(p, q)
 		if i < len(o.Cores) {

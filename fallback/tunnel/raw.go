@@ -171,7 +171,9 @@ func fragment(packet []byte, mtu int) []esp.Packet {
 	return out
 }
 
-func (w *kernelWire) Receive(input func(*Batch)) {
+// Receive takes packets in. They always go by sockets: there is no move to tell
+// of.
+func (w *kernelWire) Receive(input func(*Batch), _ func(sa.SPI, string)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.input = input

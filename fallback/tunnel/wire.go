@@ -71,7 +71,10 @@ type Wire interface {
 	// from goroutines of the wire's own, each with a batch of its own. Packets
 	// of one SA come from one goroutine, until the way they take changes. The
 	// batch and what its buffers hold are the function's until it returns.
-	Receive(input func(*Batch))
+	//
+	// Moved is told when packets of an admitted SA come and go otherwise than
+	// Admit said, in the same words; the wire holds no lock then.
+	Receive(input func(*Batch), moved func(spi sa.SPI, how string))
 	// PathMTU returns the longest IP packet, in bytes, that goes from local to
 	// remote in one piece, as far as is known.
 	PathMTU(local, remote netip.Addr) (int, error)
