@@ -188,6 +188,17 @@ func (i *Inbound) checkUpper(b []byte) error {
 	return nil
 }
 
+// Floor returns the lowest sequence number that the window has not passed: packets
+// with lower ones are refused, now and later. It reports false where numbers are
+// extended, so that packets do not show them in full, or where there is no window.
+func (i *Inbound) Floor() (sequence uint32, ok bool) {
+	top, window := i.replay.top, i.replay.window()
+	if i.esn || i.noReplay || top < window {
+		return 0, false
+	}
+	return uint32(top - window + 1), true
+}
+
 // Authentic reports whether a packet with this Err came from the peer: a NAT's
 // new port is then to be believed.
 func Authentic(err error) bool {

@@ -37,6 +37,7 @@ type host interface {
 // steering is the program of one device.
 type steering interface {
 	xdp.Steering
+	SetFloor(k xdp.Key, sequence uint32) error
 	// start attaches it, and opens a port for each worker on each queue.
 	start(device string, workers int) (*attachment, error)
 	// end detaches it from the device, and keeps the tables. The ports are

@@ -318,6 +318,29 @@ func (w *Wire) Dismiss(spi sa.SPI, p tunnel.Path) {
 	}
 }
 
+// Advance implements tunnel.Wire. Packets of extended sequence numbers do not come
+// here, whose low half alone tells nothing. It is called by workers, and so does not
+// wait for whoever changes the wire.
+func (w *Wire) Advance(spi sa.SPI, p tunnel.Path, floor uint32) bool {
+	if !w.mu.TryLock() {
+		return false
+	}
+	defer w.mu.Unlock()
+	a := w.sas[spi]
+	if a == nil || a.key != keyOf(spi, p) {
+		return true
+	}
+	for _, d := range w.devices {
+		if d.table == nil {
+			continue
+		}
+		if err := d.table.SetFloor(a.key, floor); err != nil && !errors.Is(err, xdp.ErrUnknown) {
+			w.log.Debug("a replay window's floor is not set", "device", d.name, "spi", spi, "error", err)
+		}
+	}
+	return true
+}
+
 func (w *Wire) forget(a *admitted) {
 	delete(w.sas, a.key.SPI)
 	w.workers[a.worker].sas--

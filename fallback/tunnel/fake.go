@@ -24,12 +24,13 @@ type MemoryWire struct {
 	input    func(*Batch)
 	moved    func(sa.SPI, string)
 	admitted map[sa.SPI]Path
+	floors   map[sa.SPI]uint32
 }
 
 // NewMemoryWires returns the two ends of a wire.
 func NewMemoryWires() (a, b *MemoryWire) {
-	a = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
-	b = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
+	a = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}, floors: map[sa.SPI]uint32{}}
+	b = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}, floors: map[sa.SPI]uint32{}}
 	a.peer, b.peer = b, a
 	return a, b
 }
@@ -59,6 +60,21 @@ func (w *MemoryWire) Admitted() map[sa.SPI]Path {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return maps.Clone(w.admitted)
+}
+
+// Advance implements Wire.
+func (w *MemoryWire) Advance(spi sa.SPI, _ Path, floor uint32) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.floors[spi] = floor
+	return true
+}
+
+// Floor returns what an SA's floor was last told to be.
+func (w *MemoryWire) Floor(spi sa.SPI) uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.floors[spi]
 }
 
 // Send implements Wire.

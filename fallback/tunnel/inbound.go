@@ -140,6 +140,7 @@ func (p *Plane) open(b *Batch, lo, hi int) {
 		}
 	}
 	for _, pr := range in.locked {
+		p.advance(pr)
 		pr.inMu.Unlock()
 		p.expiry(pr, &pr.in.Usage)
 	}
@@ -147,6 +148,20 @@ func (p *Plane) open(b *Batch, lo, hi int) {
 	clear(in.pairs)
 	clear(in.of)
 	in.locked, in.pairs, in.of = in.locked[:0], in.pairs[:0], in.of[:0]
+}
+
+// floorStep is by how many sequence numbers a replay window moves before the wire is
+// told. That costs about as much as a packet, and what is left of the window and not
+// below the floor is refused here.
+const floorStep = 1024
+
+// advance tells the wire how far the pair's replay window has come. The pair's inMu
+// is held, and so is the plane's lock for reading.
+func (p *Plane) advance(pr *pair) {
+	floor, ok := pr.in.Floor()
+	if ok && floor-pr.floor >= floorStep && p.wire.Advance(pr.spi, pr.path, floor) {
+		pr.floor = floor
+	}
 }
 
 // heard reports what an authentic packet of the pair tells: that the peer uses

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"quicksand/fallback/esp"
 	"quicksand/fallback/tun"
@@ -113,4 +114,41 @@ func TestManyPairsAtOnce(t *testing.T) {
 	if n := len(to.Out); n != all {
 		t.Errorf("%d of %d packets arrived: %v", n, all, b.Stats())
 	}
+}
+
+// The wire is told of replay windows now and then, and never more than they refuse.
+func TestAdvance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnds(t)
+		s := spec()
+		connectEnds(a, b, s)
+		const window = 1024 // of pairSpec
+		for seq := 1; seq <= 3*window; seq++ {
+			a.dev.Inject(udp(hostA, hostB, ""))
+			b.arrived()
+			floor := int(b.wire.Floor(s.Out))
+			if floor > max(seq-window+1, 0) {
+				t.Fatalf("the floor is %d at sequence number %d", floor, seq)
+			}
+			if floor < seq-window-floorStep {
+				t.Fatalf("the floor is still %d at sequence number %d", floor, seq)
+			}
+		}
+		if b.wire.Floor(s.Out) == 0 || a.wire.Floor(s.In) != 0 {
+			t.Errorf("floors are %d and %d", b.wire.Floor(s.Out), a.wire.Floor(s.In))
+		}
+		esn := s.next()
+		esn.In, esn.Out, esn.Proposal = 0x3001, 0x4001, "aes128gcm16-esn"
+		connectEnds(a, b, esn)
+		for range 5 * window {
+			a.dev.Inject(udp(hostA, hostB, ""))
+			b.arrived()
+		}
+		if b.Stats()["in.drop.replay"] != 0 || b.wire.Floor(esn.Out) != 0 {
+			t.Errorf("extended sequence numbers have a floor of %d: %v", b.wire.Floor(esn.Out), b.Stats())
+		}
+		if in, _, err := b.Counters(esn.mirror().pair()); err != nil || in.Packets != 5*window {
+			t.Error(in, err)
+		}
+	})
 }

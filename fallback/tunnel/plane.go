@@ -139,8 +139,9 @@ type pair struct {
 	mtu   atomic.Int32 // path's
 	inner atomic.Int32 // longest inner packet that fits it
 
-	inMu     sync.Mutex // guards in and remapped
+	inMu     sync.Mutex // guards in, floor and remapped
 	in       *esp.Inbound
+	floor    uint32 // of the replay window, as the wire was told
 	remapped struct {
 		to netip.AddrPort
 		at time.Time

@@ -84,6 +84,9 @@ func (w *kernelWire) Admit(sa.SPI, Path) string { return "sockets" }
 // Dismiss has nothing to do either.
 func (w *kernelWire) Dismiss(sa.SPI, Path) {}
 
+// Advance has nothing to do: nothing looks at packets before the plane does.
+func (w *kernelWire) Advance(sa.SPI, Path, uint32) bool { return true }
+
 func (w *kernelWire) Send(p Path, batch []esp.Packet) {
 	if p.Proto == unix.IPPROTO_UDP {
 		w.natt.sendESP(p, batch)
