@@ -166,37 +166,3 @@ func (b *Backend) probe() error {
 	}
 	return fmt.Errorf("%w: %w; %w", ErrNoESP, errs[0], errs[1])
 }
-
-// sweep removes what an earlier process of quicksand left in the kernel.
-func (b *Backend) sweep() error {
-	var requests []request
-	policies, err := b.conn.dump("list policies", msgGetPolicy, nil)
-	if err != nil {
-		return err
-	}
-	for _, body := range policies {
-		if p, err := decodePolicy(body); err == nil && isOwnIndex(p.Index) {
-			requests = append(requests, request{what: "remove stale policy", kind: msgDelPolicy, body: p.encodeID()})
-		}
-	}
-	n := len(requests)
-	states, err := b.conn.dump("list SAs", msgGetSA, nil)
-	if err != nil {
-		return err
-	}
-	for _, body := range states {
-		if s, err := decodeState(body, lenState); err == nil && isOwnSeq(s.Seq) {
-			requests = append(requests, deletion(s.ID))
-		}
-	}
-	var errs []error
-	for _, r := range b.conn.do(requests...) {
-		if r.err != nil && !absent(r.err) {
-			errs = append(errs, r.err)
-		}
-	}
-	if len(requests) > 0 {
-		b.log.Warn("removed what an earlier process left in the kernel", "policies", n, "sas", len(requests)-n)
-	}
-	return errors.Join(errs...)
-}
