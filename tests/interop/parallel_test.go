@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"quicksand/accel"
 	"quicksand/tests/harness"
 )
 
@@ -176,4 +177,68 @@ func TestParallelResponder(t *testing.T) {
 	}
 	d.ping(t, 0)
 	d.sideBySide(t, pairs)
+}
+
+// TestParallelBetweenQuicksands has both ends start the child, renegotiate its
+// pairs and take steps to lose none, on several workers, with sockets and with
+// steering.
+func TestParallelBetweenQuicksands(t *testing.T) {
+	t.Parallel()
+	if reference {
+		t.Skip("strongSwan has no such children with IKEv1")
+	}
+	cpus, err := accel.Allowed()
+	ok(t, err)
+	cores := fmt.Sprintf("worker_cores = %d,%d", cpus[0], cpus[len(cpus)-1])
+	for _, way := range []string{"sockets", "AF_XDP"} {
+		t.Run(way, func(t *testing.T) {
+			n := harness.ForTest(t)
+			a, b, err := n.Sites(1)
+			ok(t, err)
+			d := &duo{net: n}
+			for _, end := range []struct {
+				peer **harness.Peer
+				host *harness.Host
+			}{{&d.q, a}, {&d.s, b}} {
+				settings := []string{"backend = userspace", cores}
+				if way == "AF_XDP" {
+					settings = append(settings, "xdp_interfaces = "+end.host.Uplink(), "xdp_pins = off")
+				}
+				*end.peer, err = harness.StartQuicksand(end.host, harness.QuicksandOptions{Settings: settings})
+				ok(t, err)
+			}
+			soon := harness.Options{"rekey_time": "4s", "life_time": "60s", "rand_time": "2s", "start_action": "start"}
+			c, _ := parallelChild(0, soon, nil)
+			d.load(t, config(conn(c)))
+			d.sideBySide(t, pairs)
+			d.spreads(t)
+			for _, from := range []*harness.Peer{d.q, d.s} {
+				seen := watch(t, spis(d.q, "c"))
+				ping := harness.Ping{Source: "10.1.0.1", Dest: "10.2.0.1", Count: 1500, Interval: 5 * time.Millisecond}
+				if from == d.s {
+					ping.Source, ping.Dest = ping.Dest, ping.Source
+				}
+				r, err := from.Host.Ping(ping)
+				ok(t, err)
+				t.Logf("%d SAs in turn; %v", len(seen()), r)
+				if r.Lost() > tolerated || r.Duplicates != 0 {
+					t.Errorf("%v, %d twice", r, r.Duplicates)
+				}
+			}
+			ok(t, harness.Poll(10*time.Second, func() error {
+				theirs := everyChild(t, d.s, "c")
+				for _, c := range d.sideBySide(t, pairs) {
+					for _, o := range theirs {
+						if o.SPIIn == c.SPIOut && o.Lane != c.Lane {
+							return fmt.Errorf("%s is lane %d at one end and %d at the other", c.SPIIn, c.Lane, o.Lane)
+						}
+					}
+					if !strings.Contains(c.Detail, way) {
+						return fmt.Errorf("%s runs by %s", c.SPIIn, c.Detail)
+					}
+				}
+				return nil
+			}))
+		})
+	}
 }
