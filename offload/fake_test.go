@@ -151,13 +151,6 @@ func (k *fakeKernel) handle(m netlink.Message) {
 			return
 		}
 		delete(k.policies, index)
-	case msgAllocSPI:
-		id := stateIn(body)
-		id.SPI = 0xabcd
-		native.PutUint32(body[72:], 0xcdab0000)
-		k.states[id] = body[:lenState]
-		k.reply(m, msgNewSA, 0, body[:lenState])
-		return
 	}
 	if m.Header.Flags&netlink.Acknowledge != 0 {
 		k.reply(m, netlink.Error, 0, make([]byte, 20))

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"quicksand/sa"
 )
 
@@ -181,18 +179,7 @@ func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 	if in.Offload != nil {
 		requests = append(requests, reading(in.ID), reading(out.ID))
 	}
-	if _, ok := b.reserved[in.ID]; ok {
-		requests[0].kind = msgUpdSA // it replaces the reservation
-	}
 	got := b.conn.do(requests...)
-	if requests[0].kind == msgUpdSA && errors.Is(got[0].err, unix.ESRCH) {
-		// The reservation has expired.
-		requests[0].kind, requests[0].body = msgNewSA, in.encode()
-		got[0] = b.conn.do(requests[0])[0]
-		if in.Offload != nil {
-			got[2] = b.conn.do(reading(in.ID))[0]
-		}
-	}
 	added := func(i int) bool { return got[i].err == nil }
 	if added(0) && added(1) && in.Offload == nil {
 		return nil, nil, nil

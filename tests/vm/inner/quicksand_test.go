@@ -165,7 +165,7 @@ func (d *duo) families(t *testing.T) {
 		outside, inner sites
 	}{{"6in4", tunnel4, tunnel6}, {"4in6", tunnel6, tunnel4}} {
 		for _, p := range []struct{ offload, kind string }{{"auto", "crypto"}, {"crypto", "crypto"}, {"no", "kernel"}, {"packet", ""}} {
-			t.Run(c.name+"/"+p.offload, func(t *testing.T) {
+			t.Run(c.name+" "+p.offload, func(t *testing.T) {
 				ch := lan("mixed", 0, "aes128gcm16", p.offload)
 				ch.LocalTS, ch.RemoteTS = c.inner.netA, c.inner.netB
 				d.load(t, over(c.outside, nil), ch)
@@ -210,7 +210,16 @@ func (d *duo) hosts(t *testing.T) {
 		names <- c.Name
 	}
 	close(names)
-	ok(t, initiateAll(d.q, names))
+	d.up(t, d.q, <-names)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if err := initiateAll(d.q, names); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 	before := statistic(t, d.a, blocked)
 	stop := d.watch(t)
 	var mute []string
@@ -221,7 +230,7 @@ func (d *duo) hosts(t *testing.T) {
 		}
 	}
 	if n := statistic(t, d.a, blocked) - before; n != 0 || len(mute) > 0 {
-		t.Errorf("%d packets were blocked, and there was no answer through %v:\n%s", n, mute, shown(t, nicA, "counters"))
+		t.Errorf("%d packets were blocked, and there was no answer through %v:\n%s\nat the peer's site:\n%s", n, mute, shown(t, nicA, "counters"), kernelState(d.b))
 	}
 	if k := stop(); k.esp != 2*many {
 		t.Errorf("%d ESP packets on the wire of %d", k.esp, 2*many)
@@ -326,9 +335,14 @@ func (d *duo) fails(t *testing.T, name, words string) {
 		t.Errorf("%v; it says:\n%s", err, d.q.Log.Since(begin))
 	}
 	// Without an SPI they are the kernel's own, which stand for pairs it has asked for.
-	if s := states(t, d.a); regexp.MustCompile(`proto esp spi 0x0*[1-9a-f]`).MatchString(s) {
+	if s := states(t, d.a); spis(s) > 0 {
 		t.Errorf("the kernel has states left:\n%s", s)
 	}
+}
+
+// spis counts the states that have an SPI.
+func spis(states string) int {
+	return len(regexp.MustCompile(`proto esp spi 0x0*[1-9a-f]`).FindAllString(states, -1))
 }
 
 // changed waits until the child has other SAs than that one, alone.
