@@ -106,8 +106,8 @@ func Ready() error {
 
 // New opens the kernel's XFRM, takes back what an earlier process of quicksand
 // left there, and watches for events. What that one protected is blocked for
-// half a minute, unless it is a child's again before. It returns ErrNoESP where the kernel
-// cannot carry any pair.
+// half a minute, unless it is a child's again before. It returns ErrNoESP where
+// the kernel cannot carry any pair.
 func New(o Options) (*Backend, error) {
 	c, err := dialXFRM()
 	if err != nil {

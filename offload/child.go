@@ -93,13 +93,13 @@ func (s selector) reverse() selector {
 	return selector{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SPort: s.DPort, DPort: s.SPort, Device: s.Device}
 }
 
-// guarded is the selector of the guard beside an offloaded policy. Between two
+// guard is the selector of the guard beside an offloaded policy. Between two
 // hosts it is one bit wider at the local end. The kernel keeps policies between
 // hosts in a hash table, and looks at offloaded ones first only as long as the
 // table does not grow (xfrm_dst_hash_transfer): after that a guard of the same
 // selector may come first, and all is blocked. What is wider is kept elsewhere,
 // where it does not look once it has found an offloaded policy.
-func (s selector) guarded() selector {
+func (s selector) guard() selector {
 	if whole := s.Src.Addr().BitLen(); s.Src.Bits() == whole && s.Dst.Bits() == whole {
 		s.Src = netip.PrefixFrom(s.Src.Addr(), whole-1).Masked()
 	}
@@ -110,7 +110,7 @@ func (s selector) guarded() selector {
 // what it guards comes after all other policies: for the neighbour's traffic it
 // is only where nothing else is.
 func (s selector) guardPriority() uint32 {
-	if hosts := 2*s.Src.Addr().BitLen() - 1; s.Src.Bits()+s.Dst.Bits() == hosts && s.Dst.IsSingleIP() {
+	if s.Src.Bits() == s.Src.Addr().BitLen()-1 && s.Dst.IsSingleIP() {
 		return 1<<32 - 2
 	}
 	return s.priority() + 1
@@ -137,7 +137,7 @@ func (b *Backend) occupy(c *child) {
 	for _, sel := range selectorsOf(c.key) {
 		out := slotKey{dir: dirOut, sel: sel, mark: m.Out, ifID: m.IfIDOut}
 		guard := out
-		guard.sel, guard.guard = sel.guarded(), true
+		guard.sel, guard.guard = sel.guard(), true
 		in := slotKey{dir: dirIn, sel: sel.reverse(), mark: m.In, ifID: m.IfIDIn}
 		fwd := in
 		fwd.dir = dirFwd
