@@ -111,9 +111,9 @@ func column(table [][]float64, i int) (out []float64) {
 const installPairs = 400
 
 // installRate compares how fast pairs are installed: by ours as a Quick Mode
-// does it, with an SPI that the kernel reserves, states that are read back, and
-// policies that name the state; and by one run of ip(8) that installs the same
-// states, policies and routes from a file.
+// does it, one after the other, with an SPI that the kernel is asked for, and
+// policies that block first and name the state once it is activated; and by one
+// run of ip(8) that installs the same states, policies and routes from a file.
 func installRate(o options) (Row, error) {
 	n, err := harness.New()
 	if err != nil {
