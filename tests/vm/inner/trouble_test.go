@@ -191,18 +191,23 @@ func TestQuicksandMany(t *testing.T) {
 	if got := strings.Count(shown(t, nicA, "states"), "packet "); got != 2*many {
 		t.Errorf("the device has %d states of %d", got, 2*many)
 	}
-	stop, blocked := d.watch(t), statistic(t, d.a, "XfrmOutPolBlock")
 	const asked = 50
-	var mute []string
+	var here, there []string
+	pings := map[string]harness.Ping{}
 	for i := 0; i < many; i += many / asked {
-		here, there := strings.TrimSuffix(children[i].LocalTS, "/32"), strings.TrimSuffix(children[i].RemoteTS, "/32")
+		c := children[i]
 		if i%64 != 0 { // the first of each network is there
-			ok(t, xfrm(d.a, "addr add "+here+" dev lo"))
-			ok(t, xfrm(d.b, "addr add "+there+" dev lo"))
+			here, there = append(here, "addr add "+c.LocalTS+" dev lo"), append(there, "addr add "+c.RemoteTS+" dev lo")
 		}
-		r, err := d.a.Ping(harness.Ping{Source: here, Dest: there, Count: 1, Linger: time.Second})
-		if err != nil || r.Received != 1 {
-			mute = append(mute, children[i].Name)
+		pings[c.Name] = harness.Ping{Source: strings.TrimSuffix(c.LocalTS, "/32"), Dest: strings.TrimSuffix(c.RemoteTS, "/32"), Count: 1}
+	}
+	ok(t, xfrm(d.a, here...))
+	ok(t, xfrm(d.b, there...))
+	stop, blocked := d.watch(t), statistic(t, d.a, "XfrmOutPolBlock")
+	var mute []string
+	for name, p := range pings {
+		if r, err := d.a.Ping(p); err != nil || r.Received != 1 {
+			mute = append(mute, name)
 		}
 	}
 	if n := statistic(t, d.a, "XfrmOutPolBlock") - blocked; n != 0 || len(mute) > 0 {
