@@ -23,6 +23,8 @@ type fakeKernel struct {
 	policies map[uint32][]byte // by index
 	answers  []netlink.Message
 	log      []netlink.HeaderType
+	// exchanges counts the calls by which messages came.
+	exchanges int
 
 	// refuse may fail a request; words are the kernel's.
 	refuse func(kind netlink.HeaderType, body []byte) (err unix.Errno, words string)
@@ -50,6 +52,7 @@ func (k *fakeKernel) Send(m netlink.Message) error { return k.SendMessages([]net
 func (k *fakeKernel) SendMessages(ms []netlink.Message) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.exchanges++
 	for _, m := range ms {
 		k.log = append(k.log, m.Header.Type)
 		k.handle(m)
