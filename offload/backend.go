@@ -4,6 +4,8 @@ package offload
 
 import (
 	"bufio"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,8 +106,8 @@ func Ready() error {
 
 // New opens the kernel's XFRM, takes back what an earlier process of quicksand
 // left there, and watches for events. What that one protected is blocked for
-// half a minute, unless it is a child's again before. It returns ErrNoESP where the kernel
-// cannot carry any pair.
+// half a minute, unless it is a child's again before. It returns ErrNoESP where
+// the kernel cannot carry any pair.
 func New(o Options) (*Backend, error) {
 	c, err := dialXFRM()
 	if err != nil {
@@ -197,9 +199,6 @@ func (b *Backend) Close() error {
 	for id := range b.states {
 		requests = append(requests, deletion(id))
 	}
-	for id := range b.reserved {
-		requests = append(requests, deletion(id))
-	}
 	for _, r := range b.conn.do(requests...) {
 		if r.err != nil && !absent(r.err) {
 			errs = append(errs, r.err)
@@ -236,38 +235,46 @@ func deletion(id stateID) request {
 	return request{what: "remove SA " + id.SPI.String(), kind: msgDelSA, body: id.encode()}
 }
 
-// ReserveSPI implements sa.Backend. The kernel keeps the SPI for half a minute
-// (net.core.xfrm_acq_expires); after that it is as good as any other number
-// that is not in use.
+// spiTries is how often another number is drawn where one is in use.
+const spiTries = 10
+
+// ReserveSPI implements sa.Backend. The number is drawn here, and the kernel
+// asked whether an SA has it. Having the kernel draw it (XFRM_MSG_ALLOCSPI)
+// would leave an SA without keys there for half a minute, which is made, timed,
+// replaced and freed for every pair; and who adds an SA that is there already is
+// refused either way.
 func (b *Backend) ReserveSPI(proto sa.Protocol, local netip.Addr) (sa.SPI, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	local = local.WithZone("")
-	body, err := b.conn.one(request{what: "reserve SPI", kind: msgAllocSPI, get: true,
-		body: encodeSPIRequest(proto, local, 0x100, 0xffffffff)})
-	if err != nil {
-		return 0, err
+	for range spiTries {
+		var n [4]byte
+		if _, err := rand.Read(n[:]); err != nil {
+			return 0, fmt.Errorf("reserve SPI: %w", err)
+		}
+		id := stateID{local.WithZone(""), sa.SPI(binary.BigEndian.Uint32(n[:])), proto}
+		_, taken := b.reserved[id]
+		if taken || b.states[id] != nil || id.SPI < firstSPI {
+			continue
+		}
+		switch _, err := b.conn.one(reading(id)); {
+		case absent(err):
+			b.reserved[id] = struct{}{}
+			return id.SPI, nil
+		case err != nil:
+			return 0, fmt.Errorf("reserve SPI: %w", err)
+		}
 	}
-	got, err := decodeState(body, lenState)
-	if err != nil {
-		return 0, fmt.Errorf("reserve SPI: %w", err)
-	}
-	b.reserved[stateID{local, got.ID.SPI, proto}] = struct{}{}
-	return got.ID.SPI, nil
+	return 0, errors.New("reserve SPI: every number drawn is in use")
 }
+
+// firstSPI is the first that is not reserved (RFC 4303 section 2.1).
+const firstSPI = 256
 
 // ReleaseSPI implements sa.Backend.
 func (b *Backend) ReleaseSPI(proto sa.Protocol, local netip.Addr, spi sa.SPI) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	id := stateID{local.WithZone(""), spi, proto}
-	if _, ok := b.reserved[id]; !ok {
-		return
-	}
-	delete(b.reserved, id)
-	if _, err := b.conn.one(deletion(id)); err != nil && !absent(err) {
-		b.log.Warn(err.Error())
-	}
+	delete(b.reserved, stateID{local.WithZone(""), spi, proto})
 }
 
 // Counters implements sa.Backend.

@@ -79,13 +79,18 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestReservationIsTakenUp(t *testing.T) {
+// TestReservation: no number is reserved twice, nor one that an SA has, and
+// the kernel keeps nothing for it.
+func TestReservation(t *testing.T) {
 	k := newFake()
 	b := k.backend(t, Options{})
 	p := pairOf("aes128gcm16", software)
 	spi, err := b.ReserveSPI(sa.ESP, p.Local.Addr())
-	if err != nil || spi != 0xabcd {
+	if err != nil || spi < firstSPI {
 		t.Fatalf("reserved %s, %v", spi, err)
+	}
+	if got := k.holds(); got[0] != 0 {
+		t.Errorf("the kernel has %v", got)
 	}
 	p.In.SPI = spi
 	if _, err := b.Install(p); err != nil {
@@ -95,25 +100,19 @@ func TestReservationIsTakenUp(t *testing.T) {
 	if got := k.holds(); got != [2]int{2, 3} {
 		t.Errorf("the kernel has %v", got)
 	}
-	if err := b.Remove(p); err != nil {
-		t.Fatal(err)
+	theirs := testState()
+	b.mu.Lock()
+	k.refuse = func(kind netlink.HeaderType, body []byte) (unix.Errno, string) {
+		if kind == msgGetSA { // every SPI is another program's
+			id := theirs.ID
+			id.SPI = spiAt(body[16:])
+			k.states[id] = theirs.encode()
+		}
+		return 0, ""
 	}
-	// One that the kernel has given up by itself is installed all the same.
-	if _, err = b.ReserveSPI(sa.ESP, p.Local.Addr()); err != nil {
-		t.Fatal(err)
-	}
-	clear(k.states)
-	if _, err := b.Install(p); err != nil {
-		t.Error(err)
-	}
-	// And one that is not needed goes away.
-	b.Remove(p)
-	if spi, err = b.ReserveSPI(sa.ESP, p.Local.Addr()); err != nil {
-		t.Fatal(err)
-	}
-	b.ReleaseSPI(sa.ESP, p.Local.Addr(), spi)
-	if got := k.holds(); got[0] != 0 {
-		t.Errorf("the kernel has %v", got)
+	b.mu.Unlock()
+	if spi, err = b.ReserveSPI(sa.ESP, theirs.ID.Dst); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("reserved %s, %v", spi, err)
 	}
 }
 

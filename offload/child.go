@@ -93,13 +93,13 @@ func (s selector) reverse() selector {
 	return selector{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SPort: s.DPort, DPort: s.SPort, Device: s.Device}
 }
 
-// guarded is the selector of the guard beside an offloaded policy. Between two
+// guard is the selector of the guard beside an offloaded policy. Between two
 // hosts it is one bit wider at the local end. The kernel keeps policies between
 // hosts in a hash table, and looks at offloaded ones first only as long as the
 // table does not grow (xfrm_dst_hash_transfer): after that a guard of the same
 // selector may come first, and all is blocked. What is wider is kept elsewhere,
 // where it does not look once it has found an offloaded policy.
-func (s selector) guarded() selector {
+func (s selector) guard() selector {
 	if whole := s.Src.Addr().BitLen(); s.Src.Bits() == whole && s.Dst.Bits() == whole {
 		s.Src = netip.PrefixFrom(s.Src.Addr(), whole-1).Masked()
 	}
@@ -110,7 +110,7 @@ func (s selector) guarded() selector {
 // what it guards comes after all other policies: for the neighbour's traffic it
 // is only where nothing else is.
 func (s selector) guardPriority() uint32 {
-	if hosts := 2*s.Src.Addr().BitLen() - 1; s.Src.Bits()+s.Dst.Bits() == hosts && s.Dst.IsSingleIP() {
+	if s.Src.Bits() == s.Src.Addr().BitLen()-1 && s.Dst.IsSingleIP() {
 		return 1<<32 - 2
 	}
 	return s.priority() + 1
@@ -137,7 +137,7 @@ func (b *Backend) occupy(c *child) {
 	for _, sel := range selectorsOf(c.key) {
 		out := slotKey{dir: dirOut, sel: sel, mark: m.Out, ifID: m.IfIDOut}
 		guard := out
-		guard.sel, guard.guard = sel.guarded(), true
+		guard.sel, guard.guard = sel.guard(), true
 		in := slotKey{dir: dirIn, sel: sel.reverse(), mark: m.In, ifID: m.IfIDIn}
 		fwd := in
 		fwd.dir = dirFwd
@@ -173,12 +173,28 @@ func (s *slot) winner() *child {
 
 // settle makes the kernel's policies in the slots what they ought to be.
 func (b *Backend) settle(slots []*slot) error {
-	type change struct {
-		slot *slot
-		to   *policy
-	}
-	var requests, removals []request
-	var changes, removed []change
+	c := b.plan(slots)
+	return b.changed(c, b.conn.do(c.requests...))
+}
+
+// changes are requests that make policies what they ought to be.
+type changes struct {
+	slots    []*slot
+	requests []request
+	to       []change // by request
+}
+
+// change is what is in a slot after its request; nil is nothing.
+type change struct {
+	slot   *slot
+	policy *policy
+}
+
+// plan finds the changes that the slots need. What goes, goes last: a guard
+// stays until what it guards blocks by itself.
+func (b *Backend) plan(slots []*slot) changes {
+	c := changes{slots: slots}
+	var gone changes
 	looked := make(map[*slot]struct{}, len(slots))
 	for _, s := range slots {
 		if _, again := looked[s]; again {
@@ -186,28 +202,32 @@ func (b *Backend) settle(slots []*slot) error {
 		}
 		looked[s] = struct{}{}
 		want := b.wanted(s)
-		switch r, ok := s.change(want); {
-		case ok && want == nil:
-			removals, removed = append(removals, r), append(removed, change{s, nil})
-		case ok:
-			requests, changes = append(requests, r), append(changes, change{s, want})
+		to := &c
+		if want == nil {
+			to = &gone
+		}
+		if r, ok := s.change(want); ok {
+			to.requests, to.to = append(to.requests, r), append(to.to, change{s, want})
 		}
 	}
-	// What goes, goes last: a guard stays until what it guards blocks by itself.
-	requests, changes = append(requests, removals...), append(changes, removed...)
+	c.requests, c.to = append(c.requests, gone.requests...), append(c.to, gone.to...)
+	return c
+}
+
+// changed takes in what became of changes.
+func (b *Backend) changed(c changes, got []result) error {
 	var errs []error
-	for i, r := range b.conn.do(requests...) {
-		c := changes[i]
-		switch {
-		case r.err == nil, c.to == nil && absent(r.err):
-			c.slot.record(b, c.to)
-		case c.to != nil && c.slot.installed == nil && errors.Is(r.err, unix.EEXIST):
+	for i, r := range got {
+		switch to := c.to[i]; {
+		case r.err == nil, to.policy == nil && absent(r.err):
+			to.slot.record(b, to.policy)
+		case to.policy != nil && to.slot.installed == nil && errors.Is(r.err, unix.EEXIST):
 			errs = append(errs, fmt.Errorf("%w: another program has a policy for the same traffic", r.err))
 		default:
 			errs = append(errs, r.err)
 		}
 	}
-	for _, s := range slots {
+	for _, s := range c.slots {
 		if len(s.children) == 0 && s.installed == nil {
 			delete(b.slots, s.key)
 		}

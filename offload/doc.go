@@ -28,6 +28,6 @@
 // An SA of ours has a number of ours in its sequence field, which the kernel
 // only keeps; a policy of ours has an index of ours (ownSeq, ownIndex). By that
 // the remains of a process that was killed are known and removed when a new one
-// starts, and nothing of anybody else's is ever touched. Reserved SPIs have no
-// such number and expire by themselves.
+// starts, and nothing of anybody else's is ever touched. Reserved SPIs are not
+// known to the kernel.
 package offload

@@ -23,6 +23,8 @@ type fakeKernel struct {
 	policies map[uint32][]byte // by index
 	answers  []netlink.Message
 	log      []netlink.HeaderType
+	// exchanges counts the calls by which messages came.
+	exchanges int
 
 	// refuse may fail a request; words are the kernel's.
 	refuse func(kind netlink.HeaderType, body []byte) (err unix.Errno, words string)
@@ -50,6 +52,7 @@ func (k *fakeKernel) Send(m netlink.Message) error { return k.SendMessages([]net
 func (k *fakeKernel) SendMessages(ms []netlink.Message) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.exchanges++
 	for _, m := range ms {
 		k.log = append(k.log, m.Header.Type)
 		k.handle(m)
@@ -151,13 +154,6 @@ func (k *fakeKernel) handle(m netlink.Message) {
 			return
 		}
 		delete(k.policies, index)
-	case msgAllocSPI:
-		id := stateIn(body)
-		id.SPI = 0xabcd
-		native.PutUint32(body[72:], 0xcdab0000)
-		k.states[id] = body[:lenState]
-		k.reply(m, msgNewSA, 0, body[:lenState])
-		return
 	}
 	if m.Header.Flags&netlink.Acknowledge != 0 {
 		k.reply(m, netlink.Error, 0, make([]byte, 20))

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"quicksand/sa"
 )
 
@@ -148,32 +146,52 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	if err := b.decapsulate(q, true); err != nil {
 		return nil, err
 	}
-	undo := func(err error) (*pair, error) {
+	leave, err := b.enlist(p)
+	if err == nil {
+		err = b.add(p, how)
+	}
+	if err != nil {
+		if leave != nil {
+			err = errors.Join(err, leave())
+		}
 		_ = b.decapsulate(q, false)
 		return nil, err
 	}
-	inSeen, outSeen, err := b.addStates(&p.in, &p.out)
-	if err != nil {
-		return undo(err)
-	}
 	p.in.forgetKeys()
 	p.out.forgetKeys()
-	p.at = b.placementOf(q, how, inSeen, outSeen)
-	if p.at.Kind != how.kind {
-		return undo(errors.Join(fmt.Errorf("%s: %w", how.egress.describe(), errSoftware), b.deleteStates(p)))
-	}
-	if err := b.adopt(p); err != nil {
-		return undo(errors.Join(err, b.deleteStates(p)))
-	}
+	b.pairs[p.ID] = p
+	b.states[p.in.ID], b.states[p.out.ID] = p, p
 	delete(b.reserved, p.in.ID)
 	b.watchSoon(p)
 	return p, nil
 }
 
-// addStates installs the two SAs and returns what the kernel made of them, where
-// they ask for an offload: nothing else can come of those that do not. On an
-// error there is neither.
-func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
+// add makes a pair's SAs and its child's policies, or none. Where there is
+// nothing to read back, all are one exchange with the kernel.
+func (b *Backend) add(p *pair, how attempt) error {
+	var with changes
+	if how.kind == sa.Kernel {
+		with = b.plan(p.child.slots)
+	}
+	in, out, err := b.addStates(&p.in, &p.out, with)
+	if err != nil {
+		return err
+	}
+	if p.at = b.placementOf(p.Pair, how, in, out); p.at.Kind != how.kind {
+		err = fmt.Errorf("%s: %w", how.egress.describe(), errSoftware)
+	} else if how.kind != sa.Kernel {
+		err = b.settle(p.child.slots)
+	}
+	if err != nil {
+		return errors.Join(err, b.deleteStates(p))
+	}
+	return nil
+}
+
+// addStates installs the two SAs, with changes of policies, and returns what the
+// kernel made of them where they ask for an offload: nothing else can come of
+// those that do not. On an error there is neither SA; policies are not undone.
+func (b *Backend) addStates(in, out *state, with changes) (inSeen, outSeen *seen, err error) {
 	requests := []request{
 		{what: "add inbound SA", kind: msgNewSA, body: in.encode()},
 		{what: "add outbound SA", kind: msgNewSA, body: out.encode()},
@@ -181,28 +199,18 @@ func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 	if in.Offload != nil {
 		requests = append(requests, reading(in.ID), reading(out.ID))
 	}
-	if _, ok := b.reserved[in.ID]; ok {
-		requests[0].kind = msgUpdSA // it replaces the reservation
-	}
-	got := b.conn.do(requests...)
-	if requests[0].kind == msgUpdSA && errors.Is(got[0].err, unix.ESRCH) {
-		// The reservation has expired.
-		requests[0].kind, requests[0].body = msgNewSA, in.encode()
-		got[0] = b.conn.do(requests[0])[0]
-		if in.Offload != nil {
-			got[2] = b.conn.do(reading(in.ID))[0]
-		}
-	}
+	own := len(requests)
+	got := b.conn.do(append(requests, with.requests...)...)
 	added := func(i int) bool { return got[i].err == nil }
-	if added(0) && added(1) && in.Offload == nil {
-		return nil, nil, nil
-	} else if added(0) && added(1) {
+	err = cmp.Or(got[0].err, got[1].err)
+	if err == nil && in.Offload != nil {
 		inSeen, err = answer(got[2])
 		if err == nil {
 			outSeen, err = answer(got[3])
 		}
-	} else {
-		err = cmp.Or(got[0].err, got[1].err)
+	}
+	if perr := b.changed(with, got[own:]); err == nil {
+		err = perr
 	}
 	if err == nil {
 		return inSeen, outSeen, nil
@@ -221,33 +229,27 @@ func (b *Backend) addStates(in, out *state) (inSeen, outSeen *seen, err error) {
 	return nil, nil, err
 }
 
-// adopt gives the pair to its child, and the child its policies. On an error
-// all is as it was before.
-func (b *Backend) adopt(p *pair) error {
-	key := keyOf(&p.Policy)
-	c := b.children[key]
+// enlist gives the pair to its child. What it returns takes it back, and makes
+// the child's policies what they were before.
+func (b *Backend) enlist(p *pair) (leave func() error, err error) {
+	c := b.children[keyOf(&p.Policy)]
 	fresh := c == nil
 	if fresh {
-		var err error
 		if c, err = b.newChild(&p.Policy); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	released := c.released
 	p.child, c.released = c, false
 	c.pairs = append(c.pairs, p)
-	if err := b.settle(c.slots); err != nil {
-		c.pairs = c.pairs[:len(c.pairs)-1]
+	return func() error {
+		c.pairs, c.released = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == p }), released
 		if fresh {
-			delete(b.children, key)
-			err = errors.Join(err, b.vacate(c), b.router.remove(&p.Policy))
-		} else {
-			err = errors.Join(err, b.settle(c.slots))
+			delete(b.children, c.key)
+			return errors.Join(b.vacate(c), b.router.remove(&p.Policy))
 		}
-		return err
-	}
-	b.pairs[p.ID] = p
-	b.states[p.in.ID], b.states[p.out.ID] = p, p
-	return nil
+		return b.settle(c.slots)
+	}, nil
 }
 
 // newChild has a child that nothing is installed of yet, and its route.

@@ -108,15 +108,11 @@ func TestSPIs(t *testing.T) {
 	if err != nil || a == b {
 		t.Fatalf("reserved %s, %v", b, err)
 	}
-	list := s.run("ip xfrm state")
-	if !strings.Contains(list, "0x"+a.String()) || !strings.Contains(list, "0x"+b.String()) {
+	if list := s.run("ip xfrm state"); strings.TrimSpace(list) != "" {
 		t.Errorf("the kernel has\n%s", list)
 	}
 	s.b.ReleaseSPI(sa.ESP, local, a)
 	s.b.ReleaseSPI(sa.ESP, local, a)
-	if list = s.run("ip xfrm state"); strings.Contains(list, "0x"+a.String()) || !strings.Contains(list, "0x"+b.String()) {
-		t.Errorf("the kernel has\n%s", list)
-	}
 }
 
 // TestTrapOnKernel: traffic that meets a trap is reported, and not sent.

@@ -128,14 +128,16 @@ func (s *socket) ReceiveIter() iter.Seq2[netlink.Message, error] {
 // call makes one system call over a buffer, and again where a signal came
 // between.
 func (s *socket) call(number uintptr, b []byte, flags int) (n int, errno unix.Errno) {
-	call := unix.RawSyscall6
-	if s.waits {
-		call = unix.Syscall6
-	}
+	at, size := unsafe.Pointer(&b[0]), uintptr(len(b))
 	for {
-		r, _, e := call(number, uintptr(s.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(flags), 0, 0)
-		if e != unix.EINTR {
-			return int(r), e
+		var r uintptr
+		if s.waits {
+			r, _, errno = unix.Syscall6(number, uintptr(s.fd), uintptr(at), size, uintptr(flags), 0, 0)
+		} else {
+			r, _, errno = unix.RawSyscall6(number, uintptr(s.fd), uintptr(at), size, uintptr(flags), 0, 0)
+		}
+		if errno != unix.EINTR {
+			return int(r), errno
 		}
 	}
 }

@@ -295,18 +295,3 @@ func decodeReplayESN(b []byte) (r replay) {
 	}
 	return r
 }
-
-// encodeSPIRequest makes the body of ALLOCSPI, which reserves an SPI between
-// low and high for an inbound SA at dst.
-func encodeSPIRequest(proto sa.Protocol, dst netip.Addr, low, high uint32) []byte {
-	b := make([]byte, lenSPIRequest)
-	putAddr(b[56:], dst)
-	b[76] = uint8(proto)
-	native.PutUint16(b[212:], familyOf(dst))
-	b[214] = modeTunnel
-	native.PutUint32(b[224:], low)
-	native.PutUint32(b[228:], high)
-	a := attributes{b}
-	a.add(attrDirection, []byte{directionOfIn})
-	return a.b
-}

@@ -106,7 +106,7 @@ func (b *Backend) move(p *pair, q *sa.Pair) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := b.addStates(&in, &out); err != nil {
+	if _, _, err := b.addStates(&in, &out, changes{}); err != nil {
 		return err
 	}
 	in.forgetKeys()

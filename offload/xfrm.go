@@ -20,7 +20,6 @@ const (
 	msgNewPolicy netlink.HeaderType = 0x13
 	msgDelPolicy netlink.HeaderType = 0x14
 	msgGetPolicy netlink.HeaderType = 0x15
-	msgAllocSPI  netlink.HeaderType = 0x16
 	msgAcquire   netlink.HeaderType = 0x17
 	msgExpire    netlink.HeaderType = 0x18
 	msgUpdPolicy netlink.HeaderType = 0x19
@@ -77,7 +76,6 @@ const (
 	lenSelector     = 56
 	lenState        = 224
 	lenStateID      = 24
-	lenSPIRequest   = 232
 	lenPolicy       = 168
 	lenPolicyID     = 64
 	lenTemplate     = 64

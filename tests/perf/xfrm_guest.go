@@ -110,10 +110,14 @@ func column(table [][]float64, i int) (out []float64) {
 // its own.
 const installPairs = 400
 
+// installRounds is how often either side does it at a time; the fastest counts,
+// which nothing else on the machine has slowed.
+const installRounds = 3
+
 // installRate compares how fast pairs are installed: by ours as a Quick Mode
-// does it, with an SPI that the kernel reserves, states that are read back, and
-// policies that name the state; and by one run of ip(8) that installs the same
-// states, policies and routes from a file.
+// does it, one after the other, with an SPI that the kernel is asked for, and
+// policies that block first and name the state once it is activated; and by one
+// run of ip(8) that installs the same states, policies and routes from a file.
 func installRate(o options) (Row, error) {
 	n, err := harness.New()
 	if err != nil {
@@ -142,21 +146,35 @@ func installRate(o options) (Row, error) {
 		return strconv.ParseFloat(strings.TrimSpace(out), 64)
 	}
 	peer := func() (float64, error) {
-		start := time.Now()
-		out, err := exec.Command("ip", "-n", a.Namespace(), "-batch", file).CombinedOutput()
-		took := time.Since(start)
-		if err != nil {
-			return 0, fmt.Errorf("%w: %s", err, out)
-		}
-		if err := installed(a.Run); err != nil {
-			return 0, err
-		}
-		_, err = a.Run("ip", "xfrm", "state", "flush")
-		_, err2 := a.Run("ip", "xfrm", "policy", "flush")
-		_, err3 := a.Run("ip", "route", "flush", "table", "220")
-		return installPairs / took.Seconds(), errors.Join(err, err2, err3)
+		return fastest(func() (float64, error) {
+			start := time.Now()
+			out, err := exec.Command("ip", "-n", a.Namespace(), "-batch", file).CombinedOutput()
+			took := time.Since(start)
+			if err != nil {
+				return 0, fmt.Errorf("%w: %s", err, out)
+			}
+			if err := installed(a.Run); err != nil {
+				return 0, err
+			}
+			_, err = a.Run("ip", "xfrm", "state", "flush")
+			_, err2 := a.Run("ip", "xfrm", "policy", "flush")
+			_, err3 := a.Run("ip", "route", "flush", "table", "220")
+			return installPairs / took.Seconds(), errors.Join(err, err2, err3)
+		})
 	}
 	return pairs(o.pairs, false, ours, peer)
+}
+
+// fastest is the best of a few rounds.
+func fastest(round func() (float64, error)) (best float64, err error) {
+	for range installRounds {
+		rate, err := round()
+		if err != nil {
+			return 0, err
+		}
+		best = max(best, rate)
+	}
+	return best, nil
 }
 
 // installed reports whether all states and policies are there, by ip(8) in
@@ -221,7 +239,7 @@ func installOurs() (float64, error) {
 
 // printInstalls installs pairs for a process that has this one do it.
 func printInstalls() error {
-	rate, err := installOurs()
+	rate, err := fastest(installOurs)
 	if err == nil {
 		fmt.Println(rate)
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -43,6 +44,13 @@ func TestLinux61(t *testing.T) {
 func TestPackage(t *testing.T) {
 	k, job := linux612(t)
 	run(t, k, job, program{dir: filepath.Join("../..", cmp.Or(os.Getenv("VM_PACKAGE"), "offload"))})
+}
+
+// TestInterop runs those tests of daemons that need more of a kernel than a
+// machine's own may have: VLANs.
+func TestInterop(t *testing.T) {
+	k := get(t, guest.Linux612)
+	run(t, k, guest.Job{Modules: append(modules, "8021q"), IP: k.IP()}, program{dir: "../interop", only: "TestSteeredVLAN"})
 }
 
 // linux612 returns the kernel, and a job with its devices.
@@ -75,6 +83,7 @@ func get(t *testing.T, s guest.Source) *guest.Kernel {
 type program struct {
 	dir   string
 	flags []string
+	only  string // the name of its one test that is to run, or empty
 }
 
 // run boots the kernel, runs the program there and reports its tests as
@@ -98,7 +107,14 @@ func run(t *testing.T, k *guest.Kernel, j guest.Job, p program) {
 	j.Env = []string{"QUICKSAND_GUEST=1"}
 	j.Command = append([]string{build(t, dir), "-test.v=test2json", "-test.timeout=" + (timeout - time.Minute).String()}, p.flags...)
 	filter := os.Getenv("VM_RUN")
-	if filter != "" {
+	switch {
+	case p.only != "":
+		if !regexp.MustCompile(filter).MatchString(p.only) {
+			t.Logf("%s does not match %s", p.only, filter)
+			return
+		}
+		j.Command = append(j.Command, "-test.run=^"+p.only+"$")
+	case filter != "":
 		j.Command = append(j.Command, "-test.run="+filter)
 	}
 	r, err := k.Run(context.Background(), j)
