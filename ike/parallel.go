@@ -18,11 +18,12 @@ import (
 // The peer cannot tell a pair of another lane from a renegotiation by looking at
 // the messages. Two quicksands, which know each other by a vendor id, say the lane
 // in message 1, in a status notification of the private range (RFC 2408 section
-// 3.14.1), which others would ignore. As the responder of any other peer
-// we guess: what it begins goes to a lane that has no pair, else to that of the
+// 3.14.1), which others would ignore; a lane that the responder's own
+// configuration does not have is refused. As the responder of any other peer we
+// guess: what it begins goes to a lane that has no pair, else to that of the
 // oldest, which it is most likely to renegotiate. Where that was wrong the peer
 // deletes another than the one we took for replaced, and the latter comes back
-// (deletedByPeer). There are never more than N pairs beside those that were
+// (comesBack). There are never more than N pairs beside those that were
 // replaced and are about to go.
 
 // alike reports whether two child SAs are of one child, traffic and lane.
@@ -50,6 +51,9 @@ func (q *quickMode) sameLane(o *quickMode) bool {
 // startLanes are the lanes that a command to bring the child up is about: those
 // that have no pair and will not have one soon, else all of them.
 func (s *ikeSA) startLanes(cfg *Child, local, remote sa.Selector) (lanes []uint8) {
+	if cfg.lanes() == 1 {
+		return []uint8{0}
+	}
 	all := make([]uint8, cfg.lanes())
 	for i := range all {
 		all[i] = uint8(i)
@@ -58,7 +62,7 @@ func (s *ikeSA) startLanes(cfg *Child, local, remote sa.Selector) (lanes []uint8
 			lanes = append(lanes, uint8(i))
 		}
 	}
-	if len(lanes) == 0 || len(all) == 1 {
+	if len(lanes) == 0 {
 		return all
 	}
 	return lanes
@@ -108,7 +112,7 @@ func (x *exchange) chooseLane(m *message) error {
 		q.lane = lane
 		return nil
 	}
-	if n == 1 {
+	if n == 1 || s.peer.quicksand { // which has a single pair where it names no lane
 		return nil
 	}
 	var taken, replaced [MaxParallel]bool
