@@ -215,7 +215,7 @@ func (e *Engine) Event(now time.Time, ev sa.Event) []Action {
 // negotiation goes by the new one.
 func (e *Engine) Reload(now time.Time, c *Config) []Action {
 	e.begin(now)
-	e.config, e.parallel = c, c.announcesParallel()
+	e.config = c
 	for _, s := range e.byID {
 		if conn := e.connection(s.conn.Name); conn != nil && s.state != IKEConnecting {
 			s.conn = conn

@@ -56,7 +56,7 @@ func converge(t *testing.T, seed uint64) {
 		}
 	})
 	if s.rand.IntN(2) == 0 {
-		a.e.parallel = false // as a peer that does not tell lanes
+		a.e.anonymous, b.e.anonymous = true, true // as peers that do not tell lanes
 	}
 	b.e.commitBit = s.rand.IntN(4) == 0
 	s.net = simNet{loss: s.rand.Float64() * 0.4, duplicate: s.rand.Float64() * 0.3,

@@ -94,10 +94,10 @@ type Engine struct {
 	halfOpens          int // of all addresses
 	counters           map[string]uint64
 
-	parts    map[uint64]*part // commands that several Quick Modes answer
-	parallel bool             // a child has parallel pairs
+	parts map[uint64]*part // commands that several Quick Modes answer
 
 	window    int  // maxOwn
+	anonymous bool // send no vendor id of ours, as another make
 	commitBit bool // as responder, ask for CONNECTED; no peer of today needs it
 }
 
@@ -147,7 +147,6 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 		counters: make(map[string]uint64),
 		window:   maxOwn,
 		parts:    make(map[uint64]*part),
-		parallel: c.announcesParallel(),
 	}
 	e.read(e.secret[:])
 	return e

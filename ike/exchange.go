@@ -240,6 +240,9 @@ func (x *exchange) schedule() {
 		x.e.log(x.s, x.command, slog.LevelInfo, fmt.Sprintf("sending retransmit %d of %s", x.rt.tries, x.sent()))
 		x.s.transmit(x.lastOut)
 		x.schedule()
+		if x.kind == isakmp.QuickMode {
+			x.s.nextTurn()
+		}
 	})
 }
 

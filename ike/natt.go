@@ -12,14 +12,16 @@ import (
 	"quicksand/sa"
 )
 
-// Vendor ids: MD5("RFC 3947"), those of its drafts, and dead peer detection's
-// (RFC 3706 section 5.1).
+// Vendor ids: MD5("RFC 3947"), those of its drafts, dead peer detection's (RFC
+// 3706 section 5.1), and our own, MD5("quicksand").
 var (
 	vendorRFC3947 = unhex("4a131c81070358455c5728f20e95452f")
 	vendorDraft03 = unhex("7d9419a65310ca6f2c179d9215529d56")
 	vendorDraft02 = unhex("90cb80913ebb696e086381b5ec427b1f")
 	vendorDraft2n = unhex("cd60464335df21f87cfdb2fc68b6a448")
 	vendorDPD     = unhex("afcad71368a1f1c96b8696fc77570100")
+
+	vendorQuicksand = unhex("fc9d6ab8a68edc6a686c303af0fa7f0a")
 )
 
 func unhex(s string) []byte {
@@ -32,7 +34,7 @@ func unhex(s string) []byte {
 
 // vendors is what the peer's vendor ids say.
 type vendors struct {
-	rfc3947, draft, dpd, parallel bool
+	rfc3947, draft, dpd, quicksand bool
 }
 
 func (v vendors) natt() bool { return v.rfc3947 || v.draft }
@@ -55,8 +57,8 @@ func readVendors(m *message) vendors {
 			v.draft = true
 		case bytes.Equal(b, vendorDPD):
 			v.dpd = true
-		case bytes.Equal(b, vendorParallel):
-			v.parallel = true
+		case bytes.Equal(b, vendorQuicksand):
+			v.quicksand = true
 		}
 	}
 	return v
@@ -74,8 +76,8 @@ func (s *ikeSA) vendorPayloads() []isakmp.Payload {
 	case s.peer.draft:
 		ids = append(ids, vendorDraft03, vendorDraft02)
 	}
-	if s.e.parallel {
-		ids = append(ids, vendorParallel)
+	if !s.e.anonymous {
+		ids = append(ids, vendorQuicksand)
 	}
 	var out []isakmp.Payload
 	for _, id := range ids {

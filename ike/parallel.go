@@ -16,26 +16,15 @@ import (
 // pair of its own lane, what is deleted comes back there.
 //
 // The peer cannot tell a pair of another lane from a renegotiation by looking at
-// the messages. Two ends that have announced it to each other by a vendor id say
-// the lane in message 1, in a status notification of the private range (RFC 2408
-// section 3.14.1), which others would ignore. As the responder of any other peer
-// we guess: what it begins goes to a lane that has no pair, else to that of the
+// the messages. Two quicksands, which know each other by a vendor id, say the lane
+// in message 1, in a status notification of the private range (RFC 2408 section
+// 3.14.1), which others would ignore; a lane that the responder's own
+// configuration does not have is refused. As the responder of any other peer we
+// guess: what it begins goes to a lane that has no pair, else to that of the
 // oldest, which it is most likely to renegotiate. Where that was wrong the peer
 // deletes another than the one we took for replaced, and the latter comes back
-// (deletedByPeer). There are never more than N pairs beside those that were
+// (comesBack). There are never more than N pairs beside those that were
 // replaced and are about to go.
-
-// vendorParallel is MD5("quicksand parallel SAs"). The numbers that go with it
-// count only between ends that have both sent it.
-var vendorParallel = unhex("3bafd3291eb2344a1695395d59bd131c")
-
-// announcesParallel reports whether any child has parallel pairs. Which
-// connection an IKE SA ends up under is not known yet when vendor ids are sent.
-func (c *Config) announcesParallel() bool {
-	return slices.ContainsFunc(c.Connections, func(c *Connection) bool {
-		return slices.ContainsFunc(c.Children, func(c *Child) bool { return c.lanes() > 1 })
-	})
-}
 
 // alike reports whether two child SAs are of one child, traffic and lane.
 func (c *child) alike(o *child) bool {
@@ -62,6 +51,9 @@ func (q *quickMode) sameLane(o *quickMode) bool {
 // startLanes are the lanes that a command to bring the child up is about: those
 // that have no pair and will not have one soon, else all of them.
 func (s *ikeSA) startLanes(cfg *Child, local, remote sa.Selector) (lanes []uint8) {
+	if cfg.lanes() == 1 {
+		return []uint8{0}
+	}
 	all := make([]uint8, cfg.lanes())
 	for i := range all {
 		all[i] = uint8(i)
@@ -70,7 +62,7 @@ func (s *ikeSA) startLanes(cfg *Child, local, remote sa.Selector) (lanes []uint8
 			lanes = append(lanes, uint8(i))
 		}
 	}
-	if len(lanes) == 0 || len(all) == 1 {
+	if len(lanes) == 0 {
 		return all
 	}
 	return lanes
@@ -89,7 +81,7 @@ func (s *ikeSA) begunLane(q *quickMode) bool {
 
 // lanePayload tells the peer the lane, where that can be told and says anything.
 func (x *exchange) lanePayload() (isakmp.Payload, bool) {
-	if !x.s.peer.parallel || x.q.cfg.lanes() == 1 {
+	if !x.s.peer.quicksand || x.q.cfg.lanes() == 1 {
 		return isakmp.Payload{}, false
 	}
 	n := isakmp.Notification{DOI: isakmp.DOIIPsec, Protocol: isakmp.ProtoISAKMP, Type: isakmp.ParallelSA, Data: []byte{x.q.lane}}
@@ -98,7 +90,7 @@ func (x *exchange) lanePayload() (isakmp.Payload, bool) {
 
 // saidLane is the lane that the peer's message 1 names.
 func (s *ikeSA) saidLane(m *message) (uint8, bool) {
-	if !s.peer.parallel {
+	if !s.peer.quicksand {
 		return 0, false
 	}
 	for _, b := range m.bodies(isakmp.PayloadNotify) {
@@ -113,14 +105,14 @@ func (s *ikeSA) saidLane(m *message) (uint8, bool) {
 func (x *exchange) chooseLane(m *message) error {
 	s, q := x.s, x.q
 	n := q.cfg.lanes()
-	if n == 1 {
-		return nil
-	}
 	if lane, ok := s.saidLane(m); ok {
 		if int(lane) >= n {
 			return refuse(isakmp.NoProposalChosen, "the peer wants more pairs of %s side by side than the %d of our parallel_sas", q.cfg.Name, n)
 		}
 		q.lane = lane
+		return nil
+	}
+	if n == 1 || s.peer.quicksand { // which has a single pair where it names no lane
 		return nil
 	}
 	var taken, replaced [MaxParallel]bool

@@ -33,7 +33,7 @@ func upLanes(t *testing.T, n int, telling bool, change func(a, b *Config)) (s *s
 			change(a, b)
 		}
 	})
-	a.e.parallel = telling
+	a.e.anonymous, b.e.anonymous = !telling, !telling
 	s.bringUpNamed(a, b, "net")
 	s.mustHaveLanes(a, b, n, telling)
 	return s, a, b
@@ -175,19 +175,22 @@ func TestParallelBothStart(t *testing.T) {
 // TestParallelFewer has the peer admit fewer pairs: one of ours says so, one that
 // takes every Quick Mode for a renegotiation leaves one.
 func TestParallelFewer(t *testing.T) {
-	for _, c := range []struct{ theirs, left int }{{2, 2}, {1, 1}} {
+	for _, c := range []struct {
+		theirs, left int
+		telling      bool
+	}{{2, 2, true}, {1, 1, true}, {1, 1, false}} {
 		s := newSim(t, 1)
 		a, b := s.pair(lanes(4))
 		b.e.config.Connections[0].Children[0].Parallel = c.theirs
-		b.e.parallel = c.theirs > 1
+		a.e.anonymous, b.e.anonymous = !c.telling, !c.telling
 		cmd := a.initiate(b, "net")
 		s.run(200 * time.Second)
-		if err, ok := a.done[cmd]; !ok || (err != nil) != (c.theirs > 1) {
+		if err, ok := a.done[cmd]; !ok || (err != nil) != c.telling {
 			t.Errorf("answered %v, %v", ok, err)
 		}
 		s.mustConverge(a, b, c.left)
-		if c.theirs > 1 {
-			b.mustLog("more pairs of net side by side than the 2 of our parallel_sas")
+		if c.telling {
+			b.mustLog(fmt.Sprintf("more pairs of net side by side than the %d of our parallel_sas", c.theirs))
 		}
 	}
 }
@@ -268,7 +271,7 @@ func TestParallelBound(t *testing.T) {
 		if n := b.e.countLive(); n > 2 {
 			t.Fatalf("%d live pairs", n)
 		}
-		if n := len(b.pairs); n > 2+2*maxReplaced {
+		if n := len(b.pairs); n > 2+2*maxReplaced+maxPending {
 			t.Fatalf("%d pairs", n)
 		}
 	}
@@ -317,5 +320,25 @@ func TestParallelWindow(t *testing.T) {
 	s.mustConverge(a, b, 80)
 	if len(a.e.parts) != 0 {
 		t.Errorf("%d commands are not answered", len(a.e.parts))
+	}
+}
+
+// TestParallelMore has the responder admit more pairs than the initiator has:
+// what the latter renegotiates is replaced all the same.
+func TestParallelMore(t *testing.T) {
+	s, a, b := up(t, func(a, b *Config) { b.Connections[0].Children[0].Parallel = 3 })
+	for range 3 {
+		a.do(second(a.e.Rekey(s.now, Select{Child: "net"})))
+		s.run(time.Second)
+		if n := b.e.countLive(); n != 1 {
+			t.Errorf("%d live pairs", n)
+		}
+		s.run(time.Minute)
+		s.mustHaveLanes(a, b, 1, true)
+	}
+	for _, n := range []*node{a, b} {
+		if ups := did[ChildUpdown](n); len(ups) != 1 {
+			t.Errorf("%s tells %d times of children that come or go", n.name, len(ups))
+		}
 	}
 }

@@ -7,12 +7,21 @@ import (
 	"slices"
 )
 
-// maxOwn is how many Quick Modes of its own an IKE SA has under way at most; the
-// others wait for their turn. Responders bound what a peer may have under way
-// (ours to maxPending) and drop the rest, which then waits for retransmissions:
-// it is far quicker not to send it yet. This is half of that bound, since what is
-// done here may not be done there yet. Where nothing is lost 16 are as quick; where
-// much is lost, 16 take twice as long (TestManyChildren).
+// How many Quick Modes of its own an IKE SA has under way at most; the others
+// wait for their turn.
+//
+// Responders bound what a peer may have under way and drop the rest, which then
+// waits for retransmissions: it is far quicker not to send it yet. maxOwn, with
+// our own kind, is half of maxPending, since what is done here may not be done
+// there yet. Where nothing is lost 16 are as quick; where much is lost, 16 take
+// twice as long (TestManyChildren).
+//
+// Any other peer gets one at a time, as strongSwan itself begins them. As responder
+// strongSwan remembers the IVs of 3 exchanges (max_ikev1_exchanges), those that are
+// done and Informational ones among them, and works on messages in no certain
+// order. Of an exchange that it has forgotten it cannot read message 3: then we hold
+// a pair that it does not. Two at a time suffice for that now and then. One that
+// has to be repeated does not hold up the others any longer.
 const maxOwn = 32
 
 // maxWaiting bounds those that wait.
@@ -62,6 +71,19 @@ func (t *turns) take(which func(*exchange) bool) (out []*exchange) {
 	return out
 }
 
+// room reports whether another Quick Mode of our own may begin.
+func (s *ikeSA) room() bool {
+	if s.peer.quicksand {
+		return s.own() < s.e.window
+	}
+	for _, x := range s.quick {
+		if x.initiator && x.rt.tries == 0 {
+			return false
+		}
+	}
+	return s.own() < s.e.window
+}
+
 // own counts the Quick Modes of our own that are under way.
 func (s *ikeSA) own() (n int) {
 	for _, x := range s.quick {
@@ -76,7 +98,7 @@ func (s *ikeSA) own() (n int) {
 func (s *ikeSA) admit(x *exchange) {
 	x.s = s
 	switch {
-	case s.own() < s.e.window:
+	case s.room():
 		x.begin()
 	case s.turns.len() >= maxWaiting:
 		x.fail(errManyWait)
@@ -98,7 +120,7 @@ func (x *exchange) begin() {
 // replaced may be gone by then: nobody wants it renegotiated any more, but who
 // asked for the child still wants that.
 func (s *ikeSA) nextTurn() {
-	for s.ready() && s.turns.len() > 0 && s.own() < s.e.window {
+	for s.ready() && s.turns.len() > 0 && s.room() {
 		x := s.turns.next()
 		if old := x.q.replaces; old != nil && old.rekeying != x {
 			if x.command == 0 {

@@ -235,3 +235,41 @@ func TestTurnsBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestTurnsWithOthers has one at a time with a peer of another make, and one that
+// gets no answer not hold up the others for long.
+func TestTurnsWithOthers(t *testing.T) {
+	s := newSim(t, 1)
+	a, b := s.pair(many(20))
+	b.e.anonymous = true
+	b.e.config.Connections[0].Children[0].Proposals = nil // refused
+	refused := 0
+	b.tap = func(m *Send) bool {
+		h, _ := isakmp.ParseHeader(m.Data)
+		if h.Exchange == isakmp.Informational {
+			refused++
+			return false
+		}
+		return true
+	}
+	for i := range 20 {
+		a.initiate(b, fmt.Sprint("net", i))
+	}
+	most := 0
+	for range 600 {
+		s.run(10 * time.Millisecond)
+		for _, x := range a.e.byID {
+			fresh := 0
+			for _, x := range x.quick {
+				if x.rt.tries == 0 {
+					fresh++
+				}
+			}
+			most = max(most, fresh)
+		}
+	}
+	if most != 1 || refused == 0 {
+		t.Errorf("%d at a time, %d refused", most, refused)
+	}
+	s.mustConverge(a, b, 19)
+}

@@ -346,6 +346,7 @@ func TestUnsupported(t *testing.T) {
 	b := newFake().backend(t, Options{})
 	for want, change := range map[string]func(*sa.Pair){
 		"NAT traversal port":       func(p *sa.Pair) { p.Encap = true },
+		"does not spread a child":  func(p *sa.Pair) { p.Lanes = 4 },
 		"up to 4096":               func(p *sa.Pair) { p.ReplayWindow = 5000 },
 		"endpoints of one family":  func(p *sa.Pair) { p.Remote = sa.Pair{}.Remote },
 		"selectors of one family":  func(p *sa.Pair) { p.RemoteTS = sel(netB6) },
