@@ -20,7 +20,7 @@ const (
 	VAES256                // the same on 256-bit registers, VEX encoded
 	VAES512                // the same on 512-bit registers
 	IFMA                   // AVX-512 52-bit integer multiply-add, 512-bit registers
-	ADX                    // two carry chains: ADX with BMI2's MULX
+	ADX                    // two carry chains: ADX with BMI2's MULX, and AVX2 to read tables
 	SHANI                  // SHA-1 and SHA-256 rounds
 	AVX2                   // integers on 256-bit registers
 	AVX512                 // the same on 512-bit registers, with masks and rotations
@@ -42,7 +42,7 @@ var needs = [features]struct {
 	VAES512: {"VAES-512", []cpuid.FeatureID{cpuid.AESNI, cpuid.CLMUL, cpuid.AVX2, cpuid.VAES, cpuid.VPCLMULQDQ,
 		cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512VL, cpuid.AVX512DQ}},
 	IFMA:   {"AVX512-IFMA", []cpuid.FeatureID{cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512VL, cpuid.AVX512DQ, cpuid.AVX512IFMA}},
-	ADX:    {"ADX", []cpuid.FeatureID{cpuid.ADX, cpuid.BMI2}},
+	ADX:    {"ADX", []cpuid.FeatureID{cpuid.ADX, cpuid.BMI2, cpuid.AVX2}},
 	SHANI:  {"SHA-NI", []cpuid.FeatureID{cpuid.SSSE3, cpuid.SSE4, cpuid.SHA}},
 	AVX2:   {"AVX2", []cpuid.FeatureID{cpuid.AVX2}},
 	AVX512: {"AVX-512", []cpuid.FeatureID{cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512VL, cpuid.AVX512DQ}},

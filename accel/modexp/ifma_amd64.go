@@ -100,10 +100,9 @@ func chooseLone(out *uint64, table *uint64, digit uint64, entries int, width int
 func mulWords(t *uint64, a *uint64, b *uint64, rows int)
 
 // sqrWords sets t, of twice its length, to a*a, for a number of rows*8 words.
-// squares is room of the same length as t.
 //
 //go:noescape
-func sqrWords(t *uint64, squares *uint64, a *uint64, rows int)
+func sqrWords(t *uint64, a *uint64, rows int)
 
 // reduceWords sets out, of rows*8 words, to t / 2^(512*rows) modulo p, where t has
 // twice that length and is used up. out is below 2^(512*rows) where t is a product
@@ -111,3 +110,9 @@ func sqrWords(t *uint64, squares *uint64, a *uint64, rows int)
 //
 //go:noescape
 func reduceWords(out *uint64, t *uint64, p *uint64, p1 *uint64, rows int)
+
+// pickBlocks sets out to entry digit of a table of numbers of rows*8 words. Every
+// entry is read.
+//
+//go:noescape
+func pickBlocks(out *uint64, table *uint64, digit uint64, entries int, rows int)

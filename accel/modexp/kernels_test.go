@@ -222,11 +222,14 @@ func TestChoose(t *testing.T) {
 		}
 		return b
 	}
-	table, out := random(16*40), random(40)
-	for digit := range uint64(16) {
-		pickWords(out, table, digit)
-		if !slices.Equal(out, table[digit*40:(digit+1)*40]) {
-			t.Errorf("entry %d of words: %x", digit, out)
+	if has(ADX) {
+		const entries, rows = 32, 5
+		table, out := random(entries*8*rows), random(8*rows)
+		for digit := range uint64(entries) {
+			pickBlocks(&out[0], &table[0], digit, entries, rows)
+			if !slices.Equal(out, table[digit*8*rows:(digit+1)*8*rows]) {
+				t.Errorf("entry %d of words: %x", digit, out)
+			}
 		}
 	}
 	if !has(IFMA) {

@@ -128,7 +128,7 @@ func (a alone) powerOfTwo(out, exponents [][]byte, pause func()) {
 func newADX(p []byte, length int) fast {
 	n := new(big.Int).SetBytes(p)
 	count := len(p) / 8
-	k := &single{shape: newShape(n, count, 64, func(i int) int { return i }), room: 4 * count}
+	k := &single{shape: newShape(n, count, 64, func(i int) int { return i }), room: 2 * count}
 	k.prepare(n, length)
 	p1 := k.number(new(big.Int).Add(n, big.NewInt(1)))
 	rows := count / 8
@@ -137,22 +137,11 @@ func newADX(p []byte, length int) fast {
 		reduceWords(&out[0], &room[0], &k.p[0], &p1[0], rows)
 	}
 	k.sqr = func(out, a, room []uint64) {
-		sqrWords(&room[0], &room[2*count], &a[0], rows)
+		sqrWords(&room[0], &a[0], rows)
 		reduceWords(&out[0], &room[0], &k.p[0], &p1[0], rows)
 	}
-	k.pick = pickWords
-	return alone{k}
-}
-
-// pickWords sets out to entry digit of a table. Every entry is read.
-func pickWords(out, table []uint64, digit uint64) {
-	clear(out)
-	for i := uint64(0); len(table) > 0; i++ {
-		different := i ^ digit
-		keep := (different|-different)>>63 - 1 // all ones where they are equal
-		for j := range out {
-			out[j] |= table[j] & keep
-		}
-		table = table[len(out):]
+	k.pick = func(out, table []uint64, digit uint64) {
+		pickBlocks(&out[0], &table[0], digit, len(table)/count, rows)
 	}
+	return alone{k}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	if err := p.Supports(q); err != nil {
 		return fail(err)
 	}
-	pr := &pair{id: q.ID, spi: q.In.SPI, path: pathOf(q), transport: q.Mode == sa.Transport, format: formatOf(q)}
+	pr := &pair{id: q.ID, lane: int(q.Lane), spi: q.In.SPI, path: pathOf(q), transport: q.Mode == sa.Transport, format: formatOf(q)}
 	var err error
 	if pr.out, err = esp.NewOutbound(q); err != nil {
 		return fail(err)
@@ -146,6 +145,9 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 		}
 	}
 	p.warnOfFilter(q)
+	if err := p.router.spread(q.RemoteTS, int(q.Lanes)); err != nil {
+		p.log.Warn("all of a child's pairs run on one worker", "child", q.Child, "error", err)
+	}
 	pr.detail = pr.format + ", " + p.wire.Admit(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -218,9 +220,8 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	c := pr.child
 	p.count++
 	p.policies.version++
-	c.active, c.activated = pr, p.count
-	// The newest is the last one.
-	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
+	c.activated = p.count
+	c.activate(pr, int(q.Lane), int(q.Lanes))
 	p.release(c)
 	// The child's trap may select more than was negotiated; the rest may ask
 	// again.
@@ -297,13 +298,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child
-	c.pairs = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr })
-	if c.active == pr {
-		c.active = nil
-		if n := len(c.pairs); n > 0 {
-			c.active = c.pairs[n-1]
-		}
-	}
+	c.leave(pr)
 	return p.dropIdle(c)
 }
 

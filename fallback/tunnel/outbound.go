@@ -32,6 +32,7 @@ type outbound struct {
 	queue   tun.Queue // for what goes back to the sender; nil: nothing does
 	header  esp.Header
 	child   *child // of the packet before
+	pair    *pair  // that it goes out over
 	flows   flowCache
 	packets []esp.Packet
 	runs    []run
@@ -68,12 +69,15 @@ func (p *Plane) classify(o *outbound, q *packet) {
 	if q.follows {
 		h.Len = q.len
 	} else {
-		o.child = nil
+		o.child, o.pair = nil, nil
 		if !h.Parse(data) {
 			p.stats.count(outMalformed)
 			return
 		}
-		o.child = o.flows.find(&p.policies, h)
+		var flow tun.FlowHash
+		if o.child, flow = o.flows.find(&p.policies, h); o.child != nil {
+			o.pair = o.child.carrier(flow)
+		}
 	}
 	c := o.child
 	if c == nil {
@@ -84,7 +88,7 @@ func (p *Plane) classify(o *outbound, q *packet) {
 		}
 		return
 	}
-	pr := c.active
+	pr := o.pair
 	if pr == nil {
 		p.hold(c, data)
 		return
@@ -215,7 +219,7 @@ func (o *outbound) lock(runs []run) (n int) {
 		if r.pair.gone {
 			// It was taken out since the lock was given back; its child has
 			// another one as a rule.
-			if r.pair = r.child.active; r.pair == nil {
+			if r.pair = r.child.instead(r.pair); r.pair == nil {
 				continue
 			}
 		}

@@ -124,6 +124,7 @@ var _ sa.Backend = (*Plane)(nil)
 type pair struct {
 	id    uint32
 	child *child
+	lane  int
 	spi   sa.SPI
 	path  Path // MTU is in mtu
 	gone  bool // taken out

@@ -9,56 +9,129 @@ import (
 )
 
 const (
-	row     = 8 // words that are multiplied in a row
+	row     = 8 // words of a block
 	rowSize = 8 * row
 )
 
-// words emits arithmetic on numbers of 64-bit words, by rows of eight with MULX
-// and two carry chains, which meet again at the end of a row.
+// words emits arithmetic on numbers of 64-bit words, by tiles: the product of two
+// blocks of eight words is added to sixteen, of which eight are in registers all
+// along. A row of tiles hands them on from each tile to the next.
 type words struct {
-	x, z, n    GPPhysical // of the running row: factor, sum, rows left
-	high, next GPPhysical
-	zero       GPPhysical
+	acc          [row]GPPhysical
+	x, y, z      GPPhysical // a tile's factors and sum
+	lo, hi, zero GPPhysical
 }
 
 func newWords() *words {
-	w := &words{x: R8, z: R9, n: RCX, high: R10, next: R11, zero: RDI}
-	XORQ(w.zero, w.zero)
+	w := &words{
+		acc: [row]GPPhysical{R8, R9, R10, R11, R12, R13, R14, R15},
+		x:   RSI, y: RBX, z: RDI, lo: RAX, hi: RCX, zero: RBP,
+	}
+	XORL(w.zero.As32(), w.zero.As32())
 	return w
 }
 
-// addRow adds RDX times the number at x to the one at z, both of n rows, and
-// leaves what is carried out of the top in high.
-func (w *words) addRow() {
-	XORQ(w.high, w.high)
-	l := label("row")
-	Label(l)
-	XORQ(RAX, RAX) // and both carries
-	prev, hi := w.high, w.next
-	for i := range row {
-		MULXQ(Mem{Base: w.x, Disp: 8 * i}, RAX, hi)
-		ADCXQ(prev, RAX)
-		ADOXQ(Mem{Base: w.z, Disp: 8 * i}, RAX)
-		MOVQ(RAX, Mem{Base: w.z, Disp: 8 * i})
-		prev, hi = hi, prev
+func word(p GPPhysical, i int) Mem { return Mem{Base: p, Disp: 8 * i} }
+
+// products adds RDX times the words from to 8 of x to the accumulator from its word
+// place on, with two chains of carries. Word place+8-from, the top, is set: it is
+// in the register of word free, which is no longer needed.
+func (w *words) products(from, place, free int) {
+	for i := from; i < row; i++ {
+		at := w.acc[(place+i-from)%row]
+		if i == row-1 {
+			top := w.acc[free%row]
+			MULXQ(word(w.x, i), w.lo, top)
+			ADCXQ(w.lo, at)
+			ADCXQ(w.zero, top)
+			ADOXQ(w.zero, top)
+			return
+		}
+		MULXQ(word(w.x, i), w.lo, w.hi)
+		ADCXQ(w.lo, at)
+		ADOXQ(w.hi, w.acc[(place+i-from+1)%row])
 	}
-	ADCXQ(w.zero, w.high)
-	ADOXQ(w.zero, w.high)
+}
+
+// tile adds x times y to z and to the accumulator, which lies on z and moves up by
+// eight words. No carry is lost: of words of all ones the sum is all ones.
+func (w *words) tile() {
+	for j := range row {
+		MOVQ(word(w.y, j), RDX)
+		XORL(w.lo.As32(), w.lo.As32()) // both carries
+		w.tileRow(j)
+	}
+}
+
+// tileRow is a row of products, of which the lowest word is done with.
+func (w *words) tileRow(j int) {
+	first := w.acc[j]
+	ADOXQ(word(w.z, j), first)
+	MULXQ(word(w.x, 0), w.lo, w.hi)
+	ADCXQ(w.lo, first)
+	ADOXQ(w.hi, w.acc[(j+1)%row])
+	MOVQ(first, word(w.z, j))
+	w.products(1, j+1, j)
+}
+
+// triangle adds to z, which is loaded into the accumulator, the products of x's
+// words with higher ones. The accumulator then lies on the eight words above.
+func (w *words) triangle() {
+	w.loadAcc()
+	for j := range row - 1 {
+		MOVQ(w.acc[j], word(w.z, j))
+		MOVQ(word(w.x, j), RDX)
+		XORL(w.lo.As32(), w.lo.As32())
+		w.products(j+1, 2*j+1, j)
+	}
+	MOVQ(w.acc[row-1], word(w.z, row-1))
+	XORL(w.acc[row-1].As32(), w.acc[row-1].As32())
+}
+
+// digits makes the digits of Montgomery's reduction, which take z's place, and adds
+// their multiples of x, whose lowest word is 0.
+func (w *words) digits() {
+	w.loadAcc()
+	for j := range row {
+		MOVQ(w.acc[j], RDX)
+		XORL(w.lo.As32(), w.lo.As32())
+		MOVQ(RDX, word(w.z, j))
+		w.products(1, j+1, j)
+	}
+}
+
+func (w *words) loadAcc() {
+	for i, r := range w.acc {
+		MOVQ(word(w.z, i), r)
+	}
+}
+
+func (w *words) storeAcc() {
+	for i, r := range w.acc {
+		MOVQ(r, word(w.z, i))
+	}
+}
+
+// tiles runs a number of tiles, in n, along x and z.
+func (w *words) tiles(n Mem) {
+	l := label("tile")
+	Label(l)
+	w.tile()
 	ADDQ(Imm(rowSize), w.x)
 	ADDQ(Imm(rowSize), w.z)
-	DECQ(w.n)
+	DECQ(n)
 	JNZ(LabelRef(l))
 }
 
-// clear sets a number of rows, in n, at z to zero.
-func (w *words) clear() {
+// clear sets a number of blocks at t to zero, and uses up both.
+func (w *words) clear(t, n GPPhysical) {
 	l := label("clear")
 	Label(l)
 	for i := range row {
-		MOVQ(w.zero, Mem{Base: w.z, Disp: 8 * i})
+		MOVQ(w.zero, word(t, i))
 	}
-	ADDQ(Imm(rowSize), w.z)
-	DECQ(w.n)
+	ADDQ(Imm(rowSize), t)
+	DECQ(n)
 	JNZ(LabelRef(l))
 }
 
@@ -66,98 +139,88 @@ func mulWords() {
 	TEXT("mulWords", NOSPLIT, "func(t, a, b *uint64, rows int)")
 	Doc("mulWords sets t, of twice their length, to a*b, for numbers of rows*8 words.")
 	Pragma("noescape")
-	a, b, t, rows, outer := RSI, R15, RBX, R14, R13
-	Load(Param("t"), t)
-	Load(Param("a"), a)
-	Load(Param("b"), b)
-	Load(Param("rows"), rows)
+	outer, inner, t := AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	w := newWords()
+	Load(Param("rows"), RCX)
+	MOVQ(RCX, outer)
+	Load(Param("t"), w.z)
+	MOVQ(w.z, t)
+	w.clear(w.z, RCX)
+	Load(Param("b"), w.y)
+	Label("row")
+	Load(Param("rows"), RCX)
+	MOVQ(RCX, inner)
+	Load(Param("a"), w.x)
 	MOVQ(t, w.z)
-	MOVQ(rows, w.n)
-	w.clear()
-	MOVQ(rows, outer)
-	SHLQ(Imm(3), outer)
-	Label("word")
-	MOVQ(Mem{Base: b}, RDX)
-	ADDQ(Imm(8), b)
-	MOVQ(a, w.x)
-	MOVQ(t, w.z)
-	MOVQ(rows, w.n)
-	w.addRow()
-	MOVQ(w.high, Mem{Base: w.z})
-	ADDQ(Imm(8), t)
+	ADDQ(Imm(rowSize), t)
+	for _, r := range w.acc {
+		XORL(r.As32(), r.As32())
+	}
+	w.tiles(inner)
+	w.storeAcc()
+	ADDQ(Imm(rowSize), w.y)
 	DECQ(outer)
-	JNZ(LabelRef("word"))
+	JNZ(LabelRef("row"))
 	RET()
 }
 
-// sqrWords makes products of words of different rows once and doubles them. The
-// squares of the rows themselves lie beside each other without a gap.
+// sqrWords makes products of different words once, then doubles them and adds the
+// squares.
 func sqrWords() {
-	TEXT("sqrWords", NOSPLIT, "func(t, squares, a *uint64, rows int)")
-	Doc("sqrWords sets t, of twice its length, to a*a, for a number of rows*8 words.",
-		"squares is room of the same length as t.")
+	TEXT("sqrWords", NOSPLIT, "func(t, a *uint64, rows int)")
+	Doc("sqrWords sets t, of twice its length, to a*a, for a number of rows*8 words.")
 	Pragma("noescape")
-	a, t, rows, squares, outer, inner := RSI, RBX, R14, R15, R13, R12
-	Load(Param("a"), a)
-	Load(Param("t"), t)
-	Load(Param("rows"), rows)
-	Load(Param("squares"), squares)
+	outer, inner, t := AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	w := newWords()
+	Load(Param("rows"), RCX)
+	MOVQ(RCX, outer)
+	Load(Param("t"), w.z)
+	MOVQ(w.z, t)
+	w.clear(w.z, RCX)
+	Load(Param("a"), w.y)
+	Label("row")
+	MOVQ(w.y, w.x)
 	MOVQ(t, w.z)
-	LEAQ(Mem{Base: rows, Index: rows, Scale: 1}, w.n)
-	w.clear()
-	MOVQ(rows, outer)
-	Label("rows")
-	MOVQ(squares, w.z)
-	MOVQ(U32(1), w.n)
-	w.clear()
-	MOVQ(U32(row), inner)
-	Label("word")
-	MOVQ(Mem{Base: a}, RDX)
-	// x begins at the row, wherever a is in it.
-	LEAQ(Mem{Base: a, Index: inner, Scale: 8, Disp: -rowSize}, w.x)
-	MOVQ(squares, w.z)
-	MOVQ(U32(1), w.n)
-	w.addRow()
-	MOVQ(w.high, Mem{Base: w.z})
-	LEAQ(Mem{Base: t, Disp: rowSize}, w.z)
-	LEAQ(Mem{Base: outer, Disp: -1}, w.n)
-	TESTQ(w.n, w.n)
+	ADDQ(Imm(2*rowSize), t)
+	w.triangle()
+	ADDQ(Imm(rowSize), w.x)
+	ADDQ(Imm(rowSize), w.z)
+	MOVQ(outer, RCX)
+	DECQ(RCX)
 	JZ(LabelRef("last"))
-	w.addRow()
-	MOVQ(w.high, Mem{Base: w.z})
+	MOVQ(RCX, inner)
+	w.tiles(inner)
 	Label("last")
-	ADDQ(Imm(8), a)
-	ADDQ(Imm(8), t)
-	ADDQ(Imm(8), squares)
-	DECQ(inner)
-	JNZ(LabelRef("word"))
-	ADDQ(Imm(rowSize), t)
-	ADDQ(Imm(rowSize), squares)
+	w.storeAcc()
+	ADDQ(Imm(rowSize), w.y)
 	DECQ(outer)
-	JNZ(LabelRef("rows"))
+	JNZ(LabelRef("row"))
 
-	Load(Param("t"), t)
-	Load(Param("squares"), squares)
-	LEAQ(Mem{Base: rows, Index: rows, Scale: 1}, w.n)
-	top, shift, carry := R12, R13, R10
-	MOVQ(U32(63), shift)
-	XORQ(top, top)
-	XORQ(carry, carry)
+	Load(Param("t"), w.z)
+	Load(Param("a"), w.x)
+	n, top, shift, carry := RBX, R8, R9, R10
+	Load(Param("rows"), n)
+	MOVL(U32(63), shift.As32())
+	XORL(top.As32(), top.As32())
+	XORL(carry.As32(), carry.As32())
 	Label("double")
-	ADDQ(carry, carry) // all ones where the row before carried
+	ADDQ(carry, carry) // all ones where the block before carried
 	for i := range row {
-		MOVQ(Mem{Base: t, Disp: 8 * i}, RAX)
-		LEAQ(Mem{Base: top, Index: RAX, Scale: 2}, RDX)
-		SHRXQ(shift, RAX, top)
-		ADCQ(Mem{Base: squares, Disp: 8 * i}, RDX)
-		MOVQ(RDX, Mem{Base: t, Disp: 8 * i})
+		MOVQ(word(w.x, i), RDX)
+		MULXQ(RDX, w.lo, w.hi)
+		for half, square := range []GPPhysical{w.lo, w.hi} {
+			at := word(w.z, 2*i+half)
+			MOVQ(at, R11)
+			LEAQ(Mem{Base: top, Index: R11, Scale: 2}, R12)
+			SHRXQ(shift, R11, top)
+			ADCQ(square, R12)
+			MOVQ(R12, at)
+		}
 	}
 	SBBQ(carry, carry)
-	ADDQ(Imm(rowSize), t)
-	ADDQ(Imm(rowSize), squares)
-	DECQ(w.n)
+	ADDQ(Imm(rowSize), w.x)
+	ADDQ(Imm(2*rowSize), w.z)
+	DECQ(n)
 	JNZ(LabelRef("double"))
 	RET()
 }
@@ -170,53 +233,104 @@ func reduceWords() {
 		"twice that length and is used up. out is below 2^(512*rows) where t is a product",
 		"of factors that are, and not reduced further. p1 is p+1.")
 	Pragma("noescape")
-	t, p1, rows, carry, outer := RBX, RSI, R14, R12, R13
-	Load(Param("t"), t)
-	Load(Param("p1"), p1)
-	Load(Param("rows"), rows)
+	outer, inner, carried := AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	w := newWords()
-	MOVQ(rows, outer)
-	SHLQ(Imm(3), outer)
-	XORQ(carry, carry)
-	Label("digit")
-	MOVQ(Mem{Base: t}, RDX)
-	MOVQ(p1, w.x)
-	MOVQ(t, w.z)
-	MOVQ(rows, w.n)
-	w.addRow()
-	ADDQ(carry, w.high)
-	MOVQ(w.zero, carry) // leaves the flags alone
-	ADCQ(Imm(0), carry)
-	ADDQ(w.high, Mem{Base: w.z})
-	ADCQ(Imm(0), carry)
-	ADDQ(Imm(8), t)
+	Load(Param("t"), w.y)
+	Load(Param("rows"), RCX)
+	MOVQ(RCX, outer)
+	MOVQ(w.zero, carried)
+	Label("row")
+	Load(Param("p1"), w.x)
+	MOVQ(w.y, w.z)
+	w.digits()
+	ADDQ(Imm(rowSize), w.x)
+	ADDQ(Imm(rowSize), w.z)
+	Load(Param("rows"), RCX)
+	DECQ(RCX)
+	JZ(LabelRef("last"))
+	MOVQ(RCX, inner)
+	w.tiles(inner)
+	Label("last")
+	MOVQ(carried, RCX)
+	ADDQ(RCX, RCX) // all ones where the row before carried
+	for i, r := range w.acc {
+		ADCQ(r, word(w.z, i))
+	}
+	SBBQ(RCX, RCX)
+	MOVQ(RCX, carried)
+	ADDQ(Imm(rowSize), w.y)
 	DECQ(outer)
-	JNZ(LabelRef("digit"))
+	JNZ(LabelRef("row"))
 
 	// What is carried out of the top is worth 2^(512*rows): take p away for it.
-	out, p, borrow := RDI, RSI, R10
+	out, t, p, n, mask, borrow := RDI, RBX, RSI, RBP, RCX, RDX
 	Load(Param("out"), out)
 	Load(Param("p"), p)
-	NEGQ(carry)
-	MOVQ(rows, w.n)
-	XORQ(borrow, borrow)
+	Load(Param("rows"), n)
+	XORL(borrow.As32(), borrow.As32())
 	Label("less")
-	masked := []GPPhysical{RAX, RDX, R8, R9, R11, R13, R15, RBP}
-	for i, r := range masked {
-		MOVQ(Mem{Base: p, Disp: 8 * i}, r)
-		ANDQ(carry, r)
+	for i, r := range w.acc {
+		MOVQ(word(p, i), r)
+		ANDQ(mask, r)
 	}
-	NEGQ(borrow) // of the row before
-	for i, r := range masked {
-		MOVQ(Mem{Base: t, Disp: 8 * i}, R14)
-		SBBQ(r, R14)
-		MOVQ(R14, Mem{Base: out, Disp: 8 * i})
+	NEGQ(borrow) // of the block before
+	for i, r := range w.acc {
+		MOVQ(word(t, i), RAX)
+		SBBQ(r, RAX)
+		MOVQ(RAX, word(out, i))
 	}
 	SBBQ(borrow, borrow)
 	ADDQ(Imm(rowSize), p)
 	ADDQ(Imm(rowSize), t)
 	ADDQ(Imm(rowSize), out)
-	DECQ(w.n)
+	DECQ(n)
 	JNZ(LabelRef("less"))
+	RET()
+}
+
+// pickBlocks keeps an entry by a mask, as choose does, eight words at a time.
+func pickBlocks() {
+	TEXT("pickBlocks", NOSPLIT, "func(out, table *uint64, digit uint64, entries, rows int)")
+	Doc("pickBlocks sets out to entry digit of a table of numbers of rows*8 words. Every",
+		"entry is read.")
+	Pragma("noescape")
+	out, table, rows, entries, stride, p, n := RDI, RSI, RDX, RCX, R8, R9, R10
+	Load(Param("out"), out)
+	Load(Param("table"), table)
+	Load(Param("rows"), rows)
+	Load(Param("entries"), entries)
+	MOVQ(rows, stride)
+	SHLQ(Imm(6), stride) // bytes of an entry
+	digit, index, one, mask, sum, sum2, part, part2 := Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7
+	d, err := Param("digit").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	VPBROADCASTQ(d.Addr, digit)
+	VPCMPEQQ(one, one, one)
+	VPSRLQ(Imm(63), one, one)
+	Label("block")
+	VPXOR(index, index, index)
+	VPXOR(sum, sum, sum)
+	VPXOR(sum2, sum2, sum2)
+	MOVQ(table, p)
+	MOVQ(entries, n)
+	Label("entry")
+	VPCMPEQQ(index, digit, mask)
+	VPADDQ(one, index, index)
+	VPAND(Mem{Base: p}, mask, part)
+	VPAND(Mem{Base: p, Disp: 32}, mask, part2)
+	VPOR(part, sum, sum)
+	VPOR(part2, sum2, sum2)
+	ADDQ(stride, p)
+	DECQ(n)
+	JNZ(LabelRef("entry"))
+	VMOVDQU(sum, Mem{Base: out})
+	VMOVDQU(sum2, Mem{Base: out, Disp: 32})
+	ADDQ(Imm(rowSize), out)
+	ADDQ(Imm(rowSize), table)
+	DECQ(rows)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
 	RET()
 }

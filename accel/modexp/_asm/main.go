@@ -42,6 +42,7 @@ func main() {
 		mulWords()
 		sqrWords()
 		reduceWords()
+		pickBlocks()
 	case "x25519":
 		x25519()
 	case "x25519words":
