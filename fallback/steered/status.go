@@ -78,16 +78,21 @@ func (d *device) status() DeviceStatus {
 	s.Queues = len(d.ports)
 	for queue, row := range d.ports {
 		for _, p := range row {
-			one := SocketStatus{Queue: queue, Worker: p.number, Packets: p.packets.Load(), Sent: p.sent.Load()}
-			if k, ok := p.port.(*xdp.Socket); ok {
-				if x, err := k.Stats(); err == nil {
-					one.Lost = x.Dropped + x.RingFull
-				}
-			}
-			s.Sockets = append(s.Sockets, one)
+			s.Sockets = append(s.Sockets, SocketStatus{Queue: queue, Worker: p.number,
+				Packets: p.packets.Load(), Sent: p.sent.Load(), Lost: p.lost()})
 		}
 	}
 	return s
+}
+
+// lost is how many frames the kernel had for the port and dropped.
+func (p *port) lost() uint64 {
+	if k, ok := p.port.(*xdp.Socket); ok {
+		if x, err := k.Stats(); err == nil {
+			return x.Dropped + x.RingFull
+		}
+	}
+	return 0
 }
 
 // Use returns what an inbound SA's packets came to, on all devices that are

@@ -379,6 +379,19 @@ func (w *Wire) Receive(input func(*tunnel.Batch), moved func(sa.SPI, string)) {
 	w.floor.Receive(input, moved)
 }
 
+// Overflow implements tunnel.Wire. What a port lost is forgotten with its device.
+func (w *Wire) Overflow() uint64 {
+	n := w.floor.Overflow()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.devices {
+		for _, p := range d.flat {
+			n += p.lost()
+		}
+	}
+	return n
+}
+
 // PathMTU implements tunnel.Wire.
 func (w *Wire) PathMTU(local, remote netip.Addr) (int, error) { return w.floor.PathMTU(local, remote) }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -155,6 +156,20 @@ func (c *conn) setInt(level, name, value int) error {
 		return e
 	}
 	return err
+}
+
+// overflow returns how many messages found the receive buffer full; 0 once the
+// socket is closed.
+func (c *conn) overflow() uint64 {
+	var info [9]uint32 // SK_MEMINFO_VARS
+	const drops = 8    // SK_MEMINFO_DROPS
+	_ = c.raw.Control(func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(info))
+		// Without SO_MEMINFO, before Linux 4.12, nothing is written.
+		_, _, _ = unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return uint64(info[drops])
 }
 
 // sendTo sends one datagram, in parts, by itself. The parts are two at most.

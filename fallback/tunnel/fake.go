@@ -113,6 +113,9 @@ func (w *MemoryWire) Move(spi sa.SPI, how string) {
 	moved(spi, how)
 }
 
+// Overflow implements Wire.
+func (w *MemoryWire) Overflow() uint64 { return 0 }
+
 // SetPathMTU sets what PathMTU answers; it is 1500 at first.
 func (w *MemoryWire) SetPathMTU(mtu int) {
 	w.mu.Lock()

@@ -191,6 +191,19 @@ func (w *kernelWire) Receive(input func(*Batch), _ func(sa.SPI, string)) {
 	}
 }
 
+// Overflow is that of the raw sockets and of the NAT traversal port.
+func (w *kernelWire) Overflow() (n uint64) {
+	for i := range w.raw {
+		if c := w.raw[i].Load(); c != nil {
+			n += c.overflow()
+		}
+	}
+	if w.natt != nil {
+		n += w.natt.overflow()
+	}
+	return n
+}
+
 func (w *kernelWire) PathMTU(local, remote netip.Addr) (int, error) {
 	return pathMTU(local, remote, w.mark)
 }

@@ -14,13 +14,51 @@ import (
 	"quicksand/sa"
 )
 
-// share is the kernel's part in the NAT traversal port: a second socket on it
+// divide opens a second socket on the NAT traversal port for each family, which
+// ESP comes by: in a queue of one, IKE would be lost with ESP that is more than is
+// taken. A BPF program chooses between them by what the datagram begins with
+// (SO_ATTACH_REUSEPORT_CBPF in socket(7)). Where receive offload has joined packets
+// of one peer, the first of them decides.
+func (s *Socket) divide(mark int) error {
+	choose := []unix.SockFilter{
+		// What is shorter than a word ends the program with 0.
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: 0}, // the non-ESP marker
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},                       // the first socket that was bound
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1},
+	}
+	for i, c := range s.conns {
+		if c == nil {
+			continue
+		}
+		var err error
+		if s.bulk[i], err = c.beside(s.port, mark); err != nil {
+			return err
+		}
+		program := &unix.SockFprog{Len: uint16(len(choose)), Filter: &choose[0]}
+		if e := c.raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, program)
+		}); e != nil || err != nil {
+			return fmt.Errorf("attach BPF program: %w", errors.Join(e, err))
+		}
+	}
+	return nil
+}
+
+// beside binds another socket to the port of c. Only now may the port be bound
+// twice: had c been bound so, a second daemon would have found the port free.
+func (c *conn) beside(port uint16, mark int) (*conn, error) {
+	if err := c.setInt(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return nil, fmt.Errorf("set socket option SO_REUSEPORT: %w", err)
+	}
+	return bindConn(c.v6, unix.IPPROTO_UDP, port, mark, true)
+}
+
+// share is the kernel's part in the NAT traversal port: a third socket on it
 // for each family, which the kernel decapsulates for. A socket with
 // decapsulation turned on swallows all ESP, also that of SAs which the kernel
-// does not know. So a BPF program chooses between the two by SPI (reuseport,
-// socket(7)): SPIs of the kernel's SAs go to the kernel's socket, and everything
-// else, IKE and keepalives too, to ours. Where receive offload has joined
-// packets of one peer, the first of them decides.
+// does not know. So the program then chooses by SPI as well: SPIs of the kernel's
+// SAs go to the kernel's socket, and everything else to ours.
 type share struct {
 	spis    *ebpf.Map // SPI in host order
 	program *ebpf.Program
@@ -35,10 +73,8 @@ const maxShared = 1 << 17
 // UDP.
 func (s *Socket) ExemptFromPolicies() error {
 	var errs []error
-	for _, c := range s.conns {
-		if c != nil {
-			errs = append(errs, c.exempt())
-		}
+	for _, c := range s.all() {
+		errs = append(errs, c.exempt())
 	}
 	return errors.Join(errs...)
 }
@@ -131,15 +167,18 @@ func newShare() (*share, error) {
 			// The SPI is what the datagram begins with; one that is shorter
 			// ends the program with 0.
 			asm.LoadAbs(0, asm.Word),
+			asm.JEq.Imm(asm.R0, 0, "ike"), // the non-ESP marker
 			asm.StoreMem(asm.RFP, -4, asm.R0, asm.Word),
 			asm.LoadMapPtr(asm.R1, spis.FD()),
 			asm.Mov.Reg(asm.R2, asm.RFP),
 			asm.Add.Imm(asm.R2, -4),
 			asm.FnMapLookupElem.Call(),
 			asm.JEq.Imm(asm.R0, 0, "ours"),
-			asm.Mov.Imm(asm.R0, 1),
+			asm.Mov.Imm(asm.R0, 2),
 			asm.Return(),
-			asm.Mov.Imm(asm.R0, 0).WithSymbol("ours"),
+			asm.Mov.Imm(asm.R0, 1).WithSymbol("ours"),
+			asm.Return(),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("ike"),
 			asm.Return(),
 		}})
 	if err != nil {
@@ -148,14 +187,9 @@ func newShare() (*share, error) {
 	return &share{spis: spis, program: program}, nil
 }
 
-// add binds the kernel's socket beside ours. Only now may the port be bound
-// twice: had ours been bound so, a second daemon would have found the port
-// free.
+// add binds the kernel's socket beside ours.
 func (sh *share) add(ours *conn, port uint16) error {
-	if err := ours.setInt(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		return fmt.Errorf("set socket option SO_REUSEPORT: %w", err)
-	}
-	c, err := bindConn(ours.v6, unix.IPPROTO_UDP, port, 0, true)
+	c, err := ours.beside(port, 0)
 	if err != nil {
 		return err
 	}

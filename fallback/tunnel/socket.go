@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -31,6 +32,7 @@ type Socket struct {
 	natt  bool
 	onIKE func(data []byte, local, remote netip.AddrPort, alone bool)
 	conns [2]*conn // IPv4, IPv6 or nil
+	bulk  [2]*conn // likewise those that ESP comes and goes by, on the NAT traversal port
 
 	input atomic.Pointer[func(*Batch)]
 	done  sync.WaitGroup
@@ -63,10 +65,12 @@ func Listen(port uint16, mark int, natt bool, onIKE func(data []byte, local, rem
 			return nil, fmt.Errorf("listen on port %d: %w", port, err)
 		}
 	}
-	for _, c := range s.conns {
-		if c == nil {
-			continue
+	if natt {
+		if err := s.divide(mark); err != nil {
+			return nil, errors.Join(fmt.Errorf("listen on port %d: %w", port, err), s.Close())
 		}
+	}
+	for _, c := range s.all() {
 		batch := batchSize
 		if natt {
 			batch = groBatch
@@ -76,6 +80,11 @@ func Listen(port uint16, mark int, natt bool, onIKE func(data []byte, local, rem
 		s.done.Go(func() { s.read(newReceiver(c, batch)) })
 	}
 	return s, nil
+}
+
+// all are the sockets there are.
+func (s *Socket) all() []*conn {
+	return slices.DeleteFunc(slices.Concat(s.conns[:], s.bulk[:]), func(c *conn) bool { return c == nil })
 }
 
 func (s *Socket) open(port uint16, mark int) error {
@@ -138,12 +147,15 @@ func (s *Socket) conn(remote netip.Addr) (*conn, error) {
 
 // sendESP sends ESP packets in UDP.
 func (s *Socket) sendESP(p Path, batch []esp.Packet) {
-	c, err := s.conn(p.Remote.Addr())
-	if err != nil {
-		fail(batch, err)
+	i := 0
+	if !p.Remote.Addr().Is4() {
+		i = 1
+	}
+	if s.bulk[i] == nil {
+		fail(batch, fmt.Errorf("send to %s: no socket of its family", p.Remote))
 		return
 	}
-	c.tx.send(p, batch)
+	s.bulk[i].tx.send(p, batch)
 }
 
 func fail(batch []esp.Packet, err error) {
@@ -163,6 +175,14 @@ func (s *Socket) Stats() map[string]uint64 {
 	}
 }
 
+// overflow returns how many datagrams found the receive buffers full.
+func (s *Socket) overflow() (n uint64) {
+	for _, c := range s.all() {
+		n += c.overflow()
+	}
+	return n
+}
+
 // Close closes the port; onIKE is not called any more once it returned.
 func (s *Socket) Close() error {
 	s.mu.Lock()
@@ -173,10 +193,8 @@ func (s *Socket) Close() error {
 		return nil
 	}
 	errs := []error{share.close()}
-	for _, c := range s.conns {
-		if c != nil {
-			errs = append(errs, c.close())
-		}
+	for _, c := range s.all() {
+		errs = append(errs, c.close())
 	}
 	s.done.Wait()
 	return errors.Join(errs...)

@@ -164,3 +164,49 @@ func FuzzControl(f *testing.F) {
 		m.control(aligned[:copy(aligned, b)])
 	})
 }
+
+// TestIKEBesideESP has ESP come while nobody takes any: what finds the queue full is
+// counted, and IKE and keepalives come all the same.
+func TestIKEBesideESP(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		a, _ := listen(t, true)
+		b, got := listen(t, true)
+		wire := NewSocketWire(b, 0)
+		entered, blocked := make(chan struct{}, 1000), make(chan struct{})
+		wire.Receive(func(*Batch) {
+			entered <- struct{}{}
+			<-blocked
+		}, nil)
+		from := netip.AddrPortFrom(netip.MustParseAddr(host), a.Port())
+		to := netip.AddrPortFrom(netip.MustParseAddr(host), b.Port())
+		path := Path{Local: from, Remote: to, Proto: unix.IPPROTO_UDP, MTU: 65535}
+		data := bytes.Repeat([]byte{7}, 1000)
+		for i := 0; wire.Overflow() == 0; i++ {
+			if i == 1000 {
+				t.Fatal("no queue is full")
+			}
+			batch := make([]esp.Packet, 64)
+			for k := range batch {
+				batch[k] = esp.Packet{Buf: data, Len: len(data)}
+			}
+			a.sendESP(path, batch)
+		}
+		<-entered
+		for range 10 {
+			if err := a.SendIKE([]byte("a message"), from, to); err != nil {
+				t.Fatal(err)
+			}
+			if m := wait(t, got); string(m.data) != "a message" || m.remote != from || m.local != to {
+				t.Fatalf("IKE message %q from %s to %s", m.data, m.remote, m.local)
+			}
+		}
+		if err := a.SendKeepalive(from, to); err != nil {
+			t.Fatal(err)
+		}
+		if n := counted(t, b, "keepalive", 1); n != 1 {
+			t.Errorf("%d keepalives", n)
+		}
+		close(blocked)
+		wire.Close()
+	}
+}

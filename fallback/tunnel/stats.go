@@ -83,13 +83,15 @@ func openReason(err error) reason {
 
 // Stats returns the counters by name: "out.drop.REASON" and "in.drop.REASON"
 // for packets dropped. "out.drop.queue_full" is the kernel's count of those that
-// found the TUN device's queue full, which a super-packet is one of;
+// found the TUN device's queue full, which a super-packet is one of, and
+// "in.drop.queue_full" that of those that the wire's were full for;
 // "out.queue.N" is how many packets came by the device's N-th queue.
 func (p *Plane) Stats() map[string]uint64 {
 	m := make(map[string]uint64, reasons+1)
 	p.ctl.Lock()
 	if !p.closing.Load() {
 		m["out.drop.queue_full"] = p.router.queueDrops()
+		m["in.drop.queue_full"] = p.wire.Overflow()
 	}
 	p.ctl.Unlock()
 	for i, w := range p.workers {

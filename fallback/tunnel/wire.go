@@ -75,6 +75,9 @@ type Wire interface {
 	// Moved is told when packets of an admitted SA come and go otherwise than
 	// Admit said, in the same words; the wire holds no lock then.
 	Receive(input func(*Batch), moved func(spi sa.SPI, how string))
+	// Overflow returns how many packets were dropped because they came faster
+	// than they were taken.
+	Overflow() uint64
 	// PathMTU returns the longest IP packet, in bytes, that goes from local to
 	// remote in one piece, as far as is known.
 	PathMTU(local, remote netip.Addr) (int, error)
