@@ -11,17 +11,15 @@ import (
 	"quicksand/accel/modexp/p256"
 )
 
-// wideP256 is the kernel of the 256-bit random ECP group on package p256. A
-// request that comes alone is sooner done by crypto/ecdh.
-type wideP256 struct{ *curve }
+// productsP256 is the kernel of the 256-bit random ECP group on package p256.
+type productsP256 struct {
+	*curve
+	level p256.Level
+}
 
-func (wideP256) lanes() int { return p256.Lanes }
+func (w productsP256) lanes() int { return w.level.Lanes() }
 
-func (w wideP256) compute(random io.Reader, batch []*Request, out []Result) {
-	if len(batch) == 1 {
-		w.curve.compute(random, batch, out)
-		return
-	}
+func (w productsP256) compute(random io.Reader, batch []*Request, out []Result) {
 	fresh, secrets := newOperands(len(batch)), newOperands(len(batch))
 	for i, r := range batch {
 		out[i] = Result{}
@@ -52,10 +50,10 @@ func (w wideP256) compute(random io.Reader, batch []*Request, out []Result) {
 		secrets.add(out[i].Shared, x, r.Peer)
 	}
 	if len(fresh.out) > 0 {
-		p256.MultiplyBase(fresh.out, fresh.secrets)
+		p256.MultiplyBase(w.level, fresh.out, fresh.secrets)
 	}
 	if len(secrets.out) > 0 {
-		p256.Multiply(secrets.out, secrets.secrets, secrets.bases)
+		p256.Multiply(w.level, secrets.out, secrets.secrets, secrets.bases)
 	}
 	secrets.wipe()
 	for i := range out {
@@ -66,7 +64,7 @@ func (w wideP256) compute(random io.Reader, batch []*Request, out []Result) {
 }
 
 // draw draws a scalar above 0 and below the curve's order.
-func (w wideP256) draw(random io.Reader) ([]byte, error) {
+func (w productsP256) draw(random io.Reader) ([]byte, error) {
 	x := make([]byte, p256.Size)
 	for range maxDraws {
 		if _, err := io.ReadFull(random, x); err != nil {
@@ -92,11 +90,11 @@ func isP256Scalar(x []byte) bool {
 }
 
 // key makes a key pair of a scalar, which it keeps.
-func (w wideP256) key(g Group, x []byte) (*PrivateKey, error) {
+func (w productsP256) key(g Group, x []byte) (*PrivateKey, error) {
 	if len(x) != p256.Size || !isP256Scalar(x) {
 		return nil, errors.New("read private scalar: not between 0 and the curve's order")
 	}
 	k := &PrivateKey{group: g, exponent: x, public: make([]byte, 2*p256.Size)}
-	p256.MultiplyBase([][]byte{k.public}, [][]byte{x})
+	p256.MultiplyBase(w.level, [][]byte{k.public}, [][]byte{x})
 	return k, nil
 }

@@ -35,7 +35,6 @@ import (
 	"io"
 	"sync"
 
-	"quicksand/accel"
 	"quicksand/accel/modexp"
 	"quicksand/accel/modexp/p256"
 	"quicksand/accel/modexp/x25519"
@@ -139,8 +138,8 @@ func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 			all = append(all, choice{l.String(), func() kernel { return ladder25519{l} }})
 		}
 	case ecdh.P256():
-		if p256.Available() {
-			all = append(all, choice{accel.IFMA.String(), func() kernel { return wideP256{k} }})
+		for _, l := range p256.Levels() {
+			all = append(all, choice{l.String(), func() kernel { return productsP256{k, l} }})
 		}
 	}
 	all = append(all, choice{generic, func() kernel { return k }})

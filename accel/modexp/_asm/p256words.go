@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// field256 emits arithmetic modulo P-256's prime on numbers of four 64-bit words, in
+// Montgomery's form with R = 2^256. Every number is below p.
+type field256 struct {
+	*fourWords
+	p3, shift GPPhysical // p's top word, and 32
+	p1        Mem        // its second lowest; the lowest is all ones, the other zero
+}
+
+const (
+	p256Word1 = 0x00000000ffffffff
+	p256Word3 = 0xffffffff00000001
+)
+
+func newField256(work GPPhysical, p1 Mem) *field256 {
+	f := &field256{newFourWords(work), RBP, RSI, p1}
+	f.constants()
+	return f
+}
+
+func (f *field256) constants() {
+	MOVQ(U64(p256Word3), f.p3)
+	MOVL(U32(32), f.shift.As32())
+}
+
+// low and high are the halves of r.
+func (f *field256) low() []GPPhysical  { return f.r[:fw] }
+func (f *field256) high() []GPPhysical { return f.r[fw:] }
+
+func registers(r []GPPhysical) func(int) Op { return func(i int) Op { return r[i] } }
+
+func memory(m func(int) Mem) func(int) Op { return func(i int) Op { return m(i) } }
+
+func move(from, to func(int) Op) {
+	for i := range fw {
+		MOVQ(from(i), to(i))
+	}
+}
+
+// mul leaves a*b/R in the lower half of r, as does sqr with a*a/R.
+func (f *field256) mul(a, b int) {
+	f.product(f.element(a), f.element(b))
+	f.reduce()
+}
+
+func (f *field256) sqr(a int) {
+	f.square(memory(f.element(a)))
+	f.reduce()
+}
+
+// reduce makes the lower half of a product a multiple of R, digit by digit, and adds
+// what that leaves above to the upper half. The lowest word q is its own digit, as p
+// is 2^96 - 1 and p3*2^192: q*2^96 is two shifts, and q*p3 the only product. What is
+// left of a number below 2^256 is again below that.
+func (f *field256) reduce() {
+	low, high := f.low(), f.high()
+	for range fw {
+		q := low[0]
+		MOVQ(q, RDX)
+		SHLXQ(f.shift, q, f.lo)
+		SHRXQ(f.shift, q, f.hi)
+		ADDQ(f.lo, low[1])
+		ADCQ(f.hi, low[2])
+		MULXQ(f.p3, f.lo, q)
+		ADCQ(f.lo, low[3])
+		ADCQ(Imm(0), q)
+		low = []GPPhysical{low[1], low[2], low[3], q}
+	}
+	carry := f.zero
+	XORL(carry.As32(), carry.As32())
+	ADDQ(low[0], high[0])
+	for i := 1; i < fw; i++ {
+		ADCQ(low[i], high[i])
+	}
+	ADCQ(Imm(0), carry)
+	move(registers(high), registers(low))
+	f.less(low, high, carry)
+}
+
+// less takes p away from r and carry, of which other is a copy, where that leaves
+// no less than nothing.
+func (f *field256) less(r, other []GPPhysical, carry GPPhysical) {
+	SUBQ(I8(-1), r[0])
+	SBBQ(f.p1, r[1])
+	SBBQ(Imm(0), r[2])
+	SBBQ(f.p3, r[3])
+	SBBQ(Imm(0), carry)
+	for i := range fw {
+		CMOVQCS(other[i], r[i])
+	}
+}
+
+// add sets r to r+b and uses up other.
+func (f *field256) add(r, other []GPPhysical, b func(int) Op) {
+	carry := f.zero
+	XORL(carry.As32(), carry.As32())
+	ADDQ(b(0), r[0])
+	for i := 1; i < fw; i++ {
+		ADCQ(b(i), r[i])
+	}
+	ADCQ(Imm(0), carry)
+	move(registers(r), registers(other))
+	f.less(r, other, carry)
+}
+
+// sub sets r to r-b.
+func (f *field256) sub(r []GPPhysical, b func(int) Op) {
+	SUBQ(b(0), r[0])
+	for i := 1; i < fw; i++ {
+		SBBQ(b(i), r[i])
+	}
+	SBBQ(f.lo, f.lo)
+	f.addMasked(r)
+}
+
+// addMasked adds p to r where lo is all ones, and leaves the carry.
+func (f *field256) addMasked(r []GPPhysical) {
+	MOVL(f.lo.As32(), f.hi.As32()) // p's word 1
+	MOVQ(f.lo, RDX)
+	ANDQ(f.p3, RDX)
+	ADDQ(f.lo, r[0])
+	ADCQ(f.hi, r[1])
+	ADCQ(Imm(0), r[2])
+	ADCQ(RDX, r[3])
+}
+
+// threeHalves sets the lower half of r to 3/2 of it, and uses up the upper.
+func (f *field256) threeHalves() {
+	low, high := f.low(), f.high()
+	move(registers(low), registers(high))
+	MOVQ(low[0], f.lo)
+	ANDL(Imm(1), f.lo.As32())
+	NEGQ(f.lo)
+	f.addMasked(high) // which is even then
+	for i := fw - 1; i >= 0; i-- {
+		RCRQ(Imm(1), high[i])
+	}
+	f.add(low, high, registers(high))
+}
+
+func (f *field256) put(r []GPPhysical, element int) {
+	move(registers(r), memory(f.element(element)))
+}
+
+func (f *field256) get(element int, r []GPPhysical) {
+	move(memory(f.element(element)), registers(r))
+}
+
+// Elements of the points' memory: the sum, the summand, and room.
+const (
+	pwX, pwY, pwZ    = 0, 1, 2
+	pwX2, pwY2, pwZ2 = 3, 4, 5
+	pwRoom           = 6
+)
+
+func p256Words() {
+	p1 := GLOBL("p256Word1", RODATA|NOPTR)
+	DATA(0, U64(p256Word1))
+	p256DoubleWords(p1)
+	p256AddWords(p1, "addWords", false)
+	p256AddWords(p1, "addAffineWords", true)
+	p256MulSqrWords(p1)
+	pickPoint("pickWords", 16, 3)
+	pickPoint("pickAffineWords", 64, 2)
+}
+
+// p256DoubleWords is the textbook's doubling for a = -3 with all of Z halved: with
+// l = 3/2 (X-Z^2)(X+Z^2), X' = l^2 - 2XY^2, Y' = l(XY^2-X') - Y^4, Z' = YZ.
+func p256DoubleWords(p1 Mem) {
+	const l, beta, gamma = pwRoom, pwRoom + 1, pwRoom + 2
+	TEXT("doubleWords", NOSPLIT, "func(work *uint64, times int)")
+	Doc("doubleWords doubles the first point in work, in Jacobian coordinates, a number of",
+		"times. Infinity, where Z is 0, stays that.")
+	Pragma("noescape")
+	n := AllocLocal(8)
+	Load(Param("times"), RAX)
+	MOVQ(RAX, n)
+	Load(Param("work"), RDI)
+	f := newField256(RDI, p1)
+	low, high := f.low(), f.high()
+	Label("again")
+	f.sqr(pwZ)
+	f.get(pwX, high)
+	f.sub(high, registers(low))
+	f.put(high, l)
+	f.add(low, high, memory(f.element(pwX)))
+	f.put(low, beta)
+	f.sqr(pwY)
+	f.put(low, gamma)
+	f.mul(l, beta)
+	f.threeHalves()
+	f.put(low, l)
+	f.mul(pwX, gamma)
+	f.put(low, beta)
+	f.mul(pwY, pwZ)
+	f.put(low, pwZ)
+	f.sqr(gamma)
+	f.put(low, gamma)
+	f.sqr(l)
+	f.sub(low, memory(f.element(beta)))
+	f.sub(low, memory(f.element(beta)))
+	f.put(low, pwX)
+	f.get(beta, high)
+	f.sub(high, registers(low))
+	f.put(high, beta)
+	f.mul(l, beta)
+	f.sub(low, memory(f.element(gamma)))
+	f.put(low, pwY)
+	DECQ(n)
+	JNZ(LabelRef("again"))
+	RET()
+}
+
+// p256AddWords is p256Add for one point.
+func p256AddWords(p1 Mem, name string, affine bool) {
+	const zz1, zz2, u1, u2, s1, s2, h, r = pwRoom, pwRoom + 1, pwRoom + 2, pwRoom + 3, pwRoom + 4, pwRoom + 5, pwRoom + 6, pwRoom + 7
+	const hh, hhh, v, z3 = u2, s2, zz1, zz2
+	TEXT(name, NOSPLIT, "func(work *uint64, digit uint64)")
+	doc := []string{
+		name + " adds the second point in work to the first. The second is infinity where",
+		"digit is 0, the first where its Z is. Else they are neither equal nor opposite.",
+	}
+	if affine {
+		doc = append(doc, "The second point's z is 1, and its memory holds that.")
+	}
+	Doc(doc...)
+	Pragma("noescape")
+	Load(Param("work"), RDI)
+	f := newField256(RDI, p1)
+	low := f.low()
+	mul := func(to, a, b int) { f.mul(a, b); f.put(low, to) }
+	sqr := func(to, a int) { f.sqr(a); f.put(low, to) }
+	minus := func(element int) { f.sub(low, memory(f.element(element))) }
+	x1, y1 := u1, s1
+	sqr(zz1, pwZ)
+	if affine {
+		x1, y1 = pwX, pwY
+	} else {
+		sqr(zz2, pwZ2)
+		mul(u1, pwX, zz2)
+		mul(s1, pwY, pwZ2)
+	}
+	mul(s2, pwY2, pwZ)
+	f.mul(pwX2, zz1)
+	minus(x1)
+	f.put(low, h)
+	if !affine {
+		mul(s1, s1, zz2)
+	}
+	f.mul(s2, zz1)
+	minus(y1)
+	f.put(low, r)
+	sqr(hh, h)
+	if affine {
+		mul(z3, pwZ, h)
+	} else {
+		mul(z3, pwZ, pwZ2)
+	}
+	mul(v, x1, hh)
+	mul(hhh, hh, h)
+	if !affine {
+		mul(z3, z3, h)
+	}
+	f.sqr(r)
+	minus(hhh)
+	minus(v)
+	minus(v)
+	f.put(low, h) // x3
+	f.get(v, f.high())
+	f.sub(f.high(), registers(low))
+	f.put(f.high(), v)
+	mul(hhh, hhh, y1)
+	f.mul(r, v)
+	minus(hhh)
+
+	// y3 is in registers. Where the first point is infinity the second is the sum,
+	// where the second is, the first.
+	mask := f.high()[0]
+	Load(Param("digit"), mask)
+	zero := f.zero
+	MOVQ(f.at(pwZ, 0), zero)
+	for i := 1; i < fw; i++ {
+		ORQ(f.at(pwZ, i), zero)
+	}
+	for i, sum := range []int{pwY, pwX, pwZ} {
+		if i > 0 {
+			f.get([]int{0, h, z3}[i], low)
+		}
+		TESTQ(zero, zero)
+		for w := range fw {
+			CMOVQEQ(f.at(sum+pwX2, w), low[w])
+		}
+		TESTQ(mask, mask)
+		for w := range fw {
+			CMOVQEQ(f.at(sum, w), low[w])
+		}
+		f.put(low, sum)
+	}
+	RET()
+}
+
+func p256MulSqrWords(p1 Mem) {
+	TEXT("mulSqrWords", NOSPLIT, "func(out, a, b *uint64, squarings int)")
+	Doc("mulSqrWords sets the element out to a*b/R, then squares it a number of times.")
+	Pragma("noescape")
+	a, b, n := RSI, RBP, AllocLocal(8)
+	f := &field256{newFourWords(RDI), RBP, RSI, p1}
+	Load(Param("squarings"), f.lo)
+	MOVQ(f.lo, n)
+	Load(Param("a"), a)
+	Load(Param("b"), b)
+	f.product(pointed(a), pointed(b))
+	f.constants()
+	f.reduce()
+	// Each squaring waits for the one before, and would wait for memory too.
+	held := []GPPhysical{RSI, RBP, RBX, RDI}
+	JMP(LabelRef("more"))
+	Label("square")
+	move(registers(f.low()), registers(held))
+	f.square(registers(held))
+	f.constants()
+	f.reduce()
+	Label("more")
+	DECQ(n)
+	JNS(LabelRef("square"))
+	Load(Param("out"), RDI)
+	f.put(f.low(), 0)
+	RET()
+}
+
+// pickPoint keeps an entry by a mask.
+func pickPoint(name string, entries, elements int) {
+	TEXT(name, NOSPLIT, "func(out, table *uint64, digit uint64)")
+	Doc(fmt.Sprintf("%s sets out, of %d elements, to entry digit of a table of %d that begins with", name, elements, entries),
+		"entry 1, or to zeros where digit is 0. Every entry is read.")
+	Pragma("noescape")
+	out, table, n := RDI, RSI, RCX
+	Load(Param("out"), out)
+	Load(Param("table"), table)
+	digit, index, one, mask := Y0, Y1, Y2, Y3
+	sums, parts := []VecPhysical{Y4, Y5, Y6}[:elements], []VecPhysical{Y7, Y8, Y9}
+	d, err := Param("digit").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	VPBROADCASTQ(d.Addr, digit)
+	VPCMPEQQ(one, one, one)
+	VPSRLQ(Imm(63), one, one)
+	VMOVDQA(one, index)
+	for _, s := range sums {
+		VPXOR(s, s, s)
+	}
+	MOVL(U32(uint32(entries/2)), n.As32())
+	Label("entry")
+	for half := range 2 {
+		VPCMPEQQ(index, digit, mask)
+		VPADDQ(one, index, index)
+		for i := range sums {
+			VPAND(Mem{Base: table, Disp: (half*elements + i) * fwSize}, mask, parts[i])
+			VPOR(parts[i], sums[i], sums[i])
+		}
+	}
+	ADDQ(I32(int32(2*elements*fwSize)), table)
+	DECQ(n)
+	JNZ(LabelRef("entry"))
+	for i, s := range sums {
+		VMOVDQU(s, Mem{Base: out, Disp: i * fwSize})
+	}
+	VZEROUPPER()
+	RET()
+}
