@@ -61,19 +61,20 @@ func (f *field256) sqr(a int) {
 
 // reduce makes the lower half of a product a multiple of R, digit by digit, and adds
 // what that leaves above to the upper half. The lowest word q is its own digit, as p
-// is 2^96 - 1 and p3*2^192: q*2^96 is two shifts, and q*p3 the only product. What is
-// left of a number below 2^256 is again below that.
+// is 2^96 - 1 and p3*2^192: q*2^96 is two shifts, and so is q*p3, as p3 is
+// 2^64 - 2^32 + 1. What is left of a number below 2^256 is again below that.
 func (f *field256) reduce() {
 	low, high := f.low(), f.high()
 	for range fw {
 		q := low[0]
-		MOVQ(q, RDX)
 		SHLXQ(f.shift, q, f.lo)
 		SHRXQ(f.shift, q, f.hi)
+		MOVQ(q, RDX)
+		SUBQ(f.lo, RDX)
+		SBBQ(f.hi, q) // with RDX q*p3
 		ADDQ(f.lo, low[1])
 		ADCQ(f.hi, low[2])
-		MULXQ(f.p3, f.lo, q)
-		ADCQ(f.lo, low[3])
+		ADCQ(RDX, low[3])
 		ADCQ(Imm(0), q)
 		low = []GPPhysical{low[1], low[2], low[3], q}
 	}
@@ -157,11 +158,13 @@ func (f *field256) get(element int, r []GPPhysical) {
 	move(memory(f.element(element)), registers(r))
 }
 
-// Elements of the points' memory: the sum, the summand, and room.
+// Elements of the points' memory: the sum, the summand, the square of the sum's z,
+// and room.
 const (
 	pwX, pwY, pwZ    = 0, 1, 2
 	pwX2, pwY2, pwZ2 = 3, 4, 5
-	pwRoom           = 6
+	pwZZ             = 6
+	pwRoom           = 7
 )
 
 func p256Words() {
@@ -176,12 +179,14 @@ func p256Words() {
 }
 
 // p256DoubleWords is the textbook's doubling for a = -3 with all of Z halved: with
-// l = 3/2 (X-Z^2)(X+Z^2), X' = l^2 - 2XY^2, Y' = l(XY^2-X') - Y^4, Z' = YZ.
+// l = 3/2 (X-Z^2)(X+Z^2), X' = l^2 - 2XY^2, Y' = l(XY^2-X') - Y^4, Z' = YZ. Between
+// an operation and the one that waits for it lies, where there is one, another that
+// does not: the CPU looks ahead no further than about one product.
 func p256DoubleWords(p1 Mem) {
-	const l, beta, gamma = pwRoom, pwRoom + 1, pwRoom + 2
+	const l, t, beta, gamma = pwRoom, pwRoom + 1, pwRoom + 2, pwRoom + 3
 	TEXT("doubleWords", NOSPLIT, "func(work *uint64, times int)")
-	Doc("doubleWords doubles the first point in work, in Jacobian coordinates, a number of",
-		"times. Infinity, where Z is 0, stays that.")
+	Doc("doubleWords doubles the first point in work, in Jacobian coordinates with the",
+		"square of z, a number of times. Infinity, where z is 0, stays that.")
 	Pragma("noescape")
 	n := AllocLocal(8)
 	Load(Param("times"), RAX)
@@ -190,46 +195,52 @@ func p256DoubleWords(p1 Mem) {
 	f := newField256(RDI, p1)
 	low, high := f.low(), f.high()
 	Label("again")
-	f.sqr(pwZ)
-	f.get(pwX, high)
-	f.sub(high, registers(low))
-	f.put(high, l)
-	f.add(low, high, memory(f.element(pwX)))
-	f.put(low, beta)
-	f.sqr(pwY)
-	f.put(low, gamma)
-	f.mul(l, beta)
+	f.get(pwX, low)
+	f.sub(low, memory(f.element(pwZZ)))
+	f.put(low, l)
+	f.get(pwX, low)
+	f.add(low, high, memory(f.element(pwZZ)))
+	f.put(low, t)
+	f.mulTo(l, l, t)
+	f.sqrTo(gamma, pwY)
+	f.mulTo(pwZ, pwY, pwZ)
+	f.get(l, low)
 	f.threeHalves()
 	f.put(low, l)
-	f.mul(pwX, gamma)
-	f.put(low, beta)
-	f.mul(pwY, pwZ)
-	f.put(low, pwZ)
-	f.sqr(gamma)
-	f.put(low, gamma)
-	f.sqr(l)
-	f.sub(low, memory(f.element(beta)))
-	f.sub(low, memory(f.element(beta)))
+	f.mulTo(beta, pwX, gamma)
+	f.sqrTo(t, l)
+	f.sqrTo(gamma, gamma)
+	f.get(t, low)
+	f.minus(beta)
+	f.minus(beta)
 	f.put(low, pwX)
 	f.get(beta, high)
 	f.sub(high, registers(low))
-	f.put(high, beta)
-	f.mul(l, beta)
-	f.sub(low, memory(f.element(gamma)))
+	f.put(high, t)
+	f.sqrTo(pwZZ, pwZ)
+	f.mul(l, t)
+	f.minus(gamma)
 	f.put(low, pwY)
 	DECQ(n)
 	JNZ(LabelRef("again"))
 	RET()
 }
 
-// p256AddWords is p256Add for one point.
+func (f *field256) mulTo(to, a, b int) { f.mul(a, b); f.put(f.low(), to) }
+func (f *field256) sqrTo(to, a int)    { f.sqr(a); f.put(f.low(), to) }
+
+// minus takes an element away from the lower half of r.
+func (f *field256) minus(element int) { f.sub(f.low(), memory(f.element(element))) }
+
+// p256AddWords is p256Add for one point, in an order as p256DoubleWords has it.
 func p256AddWords(p1 Mem, name string, affine bool) {
-	const zz1, zz2, u1, u2, s1, s2, h, r = pwRoom, pwRoom + 1, pwRoom + 2, pwRoom + 3, pwRoom + 4, pwRoom + 5, pwRoom + 6, pwRoom + 7
-	const hh, hhh, v, z3 = u2, s2, zz1, zz2
+	const zz2, u1, u2, s1, s2, h, r, infinite = pwRoom, pwRoom + 1, pwRoom + 2, pwRoom + 3, pwRoom + 4, pwRoom + 5, pwRoom + 6, pwRoom + 7
+	const hh, hhh, v, rr, z3 = u2, s2, u1, pwZZ, zz2
 	TEXT(name, NOSPLIT, "func(work *uint64, digit uint64)")
 	doc := []string{
-		name + " adds the second point in work to the first. The second is infinity where",
-		"digit is 0, the first where its Z is. Else they are neither equal nor opposite.",
+		name + " adds the second point in work to the first, with the square of whose z it",
+		"begins and ends. The second is infinity where digit is 0, the first where its z",
+		"is. Else they are neither equal nor opposite.",
 	}
 	if affine {
 		doc = append(doc, "The second point's z is 1, and its memory holds that.")
@@ -238,75 +249,74 @@ func p256AddWords(p1 Mem, name string, affine bool) {
 	Pragma("noescape")
 	Load(Param("work"), RDI)
 	f := newField256(RDI, p1)
-	low := f.low()
-	mul := func(to, a, b int) { f.mul(a, b); f.put(low, to) }
-	sqr := func(to, a int) { f.sqr(a); f.put(low, to) }
-	minus := func(element int) { f.sub(low, memory(f.element(element))) }
-	x1, y1 := u1, s1
-	sqr(zz1, pwZ)
-	if affine {
-		x1, y1 = pwX, pwY
-	} else {
-		sqr(zz2, pwZ2)
-		mul(u1, pwX, zz2)
-		mul(s1, pwY, pwZ2)
-	}
-	mul(s2, pwY2, pwZ)
-	f.mul(pwX2, zz1)
-	minus(x1)
-	f.put(low, h)
-	if !affine {
-		mul(s1, s1, zz2)
-	}
-	f.mul(s2, zz1)
-	minus(y1)
-	f.put(low, r)
-	sqr(hh, h)
-	if affine {
-		mul(z3, pwZ, h)
-	} else {
-		mul(z3, pwZ, pwZ2)
-	}
-	mul(v, x1, hh)
-	mul(hhh, hh, h)
-	if !affine {
-		mul(z3, z3, h)
-	}
-	f.sqr(r)
-	minus(hhh)
-	minus(v)
-	minus(v)
-	f.put(low, h) // x3
-	f.get(v, f.high())
-	f.sub(f.high(), registers(low))
-	f.put(f.high(), v)
-	mul(hhh, hhh, y1)
-	f.mul(r, v)
-	minus(hhh)
-
-	// y3 is in registers. Where the first point is infinity the second is the sum,
-	// where the second is, the first.
-	mask := f.high()[0]
-	Load(Param("digit"), mask)
-	zero := f.zero
-	MOVQ(f.at(pwZ, 0), zero)
+	low, high := f.low(), f.high()
+	MOVQ(f.at(pwZ, 0), f.lo)
 	for i := 1; i < fw; i++ {
-		ORQ(f.at(pwZ, i), zero)
+		ORQ(f.at(pwZ, i), f.lo)
 	}
-	for i, sum := range []int{pwY, pwX, pwZ} {
-		if i > 0 {
-			f.get([]int{0, h, z3}[i], low)
+	MOVQ(f.lo, f.at(infinite, 0))
+	// choose puts what is in registers into the sum's element, where neither point is
+	// infinity: else the other one's.
+	choose := func(sum int) {
+		CMPQ(f.at(infinite, 0), Imm(0))
+		for i := range fw {
+			CMOVQEQ(f.at(sum+pwX2, i), low[i])
 		}
-		TESTQ(zero, zero)
-		for w := range fw {
-			CMOVQEQ(f.at(sum+pwX2, w), low[w])
-		}
-		TESTQ(mask, mask)
-		for w := range fw {
-			CMOVQEQ(f.at(sum, w), low[w])
+		Load(Param("digit"), f.lo)
+		TESTQ(f.lo, f.lo)
+		for i := range fw {
+			CMOVQEQ(f.at(sum, i), low[i])
 		}
 		f.put(low, sum)
 	}
+
+	x1, y1 := u1, s1
+	if affine {
+		x1, y1 = pwX, pwY
+	} else {
+		f.sqrTo(zz2, pwZ2)
+	}
+	f.mulTo(u2, pwX2, pwZZ)
+	f.mulTo(s2, pwY2, pwZ)
+	if !affine {
+		f.mulTo(u1, pwX, zz2)
+		f.mulTo(s1, pwY, pwZ2)
+	}
+	f.get(u2, low)
+	f.minus(x1)
+	f.put(low, h)
+	f.mulTo(s2, s2, pwZZ)
+	if affine {
+		f.mulTo(z3, pwZ, h)
+	} else {
+		f.mulTo(s1, s1, zz2)
+		f.mulTo(z3, pwZ, pwZ2)
+	}
+	f.sqrTo(hh, h)
+	f.get(s2, low)
+	f.minus(y1)
+	f.put(low, r)
+	if !affine {
+		f.mulTo(z3, z3, h)
+	}
+	f.mulTo(v, x1, hh)
+	f.mulTo(hhh, hh, h)
+	f.sqrTo(rr, r)
+	f.get(z3, low)
+	choose(pwZ)
+	f.mulTo(hh, hhh, y1)
+	f.get(rr, low)
+	f.minus(hhh)
+	f.minus(v)
+	f.minus(v)
+	f.get(v, high)
+	f.sub(high, registers(low))
+	f.put(high, v)
+	choose(pwX)
+	f.sqrTo(pwZZ, pwZ)
+	f.mul(r, v)
+	f.minus(hh)
+	choose(pwY)
 	RET()
 }
 

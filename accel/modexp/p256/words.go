@@ -13,10 +13,11 @@ import (
 )
 
 // The layout of a computation in words, by elements of four: the sum, the summand,
-// the addition's room, and a little more for the inversion.
+// the square of the sum's z, and room for the addition or the inversion.
 const (
 	wordsElement = 4
-	wordsRoom    = 6
+	wordsZZ      = 6
+	wordsRoom    = 7
 	wordsSize    = 15
 
 	wordsWidth   = 5 // of a window of a point's scalar
@@ -95,6 +96,7 @@ func multiplyWords(out, scalar, point []byte) {
 		digit, negative := signedDigit(&k, i, wordsWidth)
 		if i == wordsWindows-1 {
 			pickWords(&w.at(atX)[0], &table[0], digit) // up to 2, never negative
+			w.mul(wordsZZ, atZ, atZ)
 			continue
 		}
 		doubleWords(&w[0], wordsWidth)
@@ -113,13 +115,14 @@ func (w pair) multiples(table []uint64, count int) {
 	multiple := func(i int) []uint64 { return table[(i-1)*entry : i*entry] }
 	copy(multiple(1), w[:entry])
 	copy(w[entry:2*entry], w[:entry])
+	w.mul(wordsZZ, atZ, atZ)
 	for i := 2; i <= count; i++ {
 		if i%2 == 0 {
 			copy(w[:entry], multiple(i/2))
+			w.mul(wordsZZ, atZ, atZ)
 			doubleWords(&w[0], 1)
 		} else {
-			copy(w[:entry], multiple(i-1))
-			addWords(&w[0], 1)
+			addWords(&w[0], 1) // the one before is still there
 		}
 		copy(multiple(i), w[:entry])
 	}
@@ -160,6 +163,7 @@ var baseTable = sync.OnceValue(func() []uint64 {
 			copy(t[(i*baseEntries+j)*point:], w[:point])
 		}
 		copy(w, table[len(table)-entry:])
+		w.mul(wordsZZ, atZ, atZ)
 		doubleWords(&w[0], 1)
 	}
 	return t

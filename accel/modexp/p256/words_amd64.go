@@ -6,20 +6,22 @@
 
 package p256
 
-// doubleWords doubles the first point in work, in Jacobian coordinates, a number of
-// times. Infinity, where Z is 0, stays that.
+// doubleWords doubles the first point in work, in Jacobian coordinates with the
+// square of z, a number of times. Infinity, where z is 0, stays that.
 //
 //go:noescape
 func doubleWords(work *uint64, times int)
 
-// addWords adds the second point in work to the first. The second is infinity where
-// digit is 0, the first where its Z is. Else they are neither equal nor opposite.
+// addWords adds the second point in work to the first, with the square of whose z it
+// begins and ends. The second is infinity where digit is 0, the first where its z
+// is. Else they are neither equal nor opposite.
 //
 //go:noescape
 func addWords(work *uint64, digit uint64)
 
-// addAffineWords adds the second point in work to the first. The second is infinity where
-// digit is 0, the first where its Z is. Else they are neither equal nor opposite.
+// addAffineWords adds the second point in work to the first, with the square of whose z it
+// begins and ends. The second is infinity where digit is 0, the first where its z
+// is. Else they are neither equal nor opposite.
 // The second point's z is 1, and its memory holds that.
 //
 //go:noescape
