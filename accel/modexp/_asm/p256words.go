@@ -3,8 +3,6 @@
 package main
 
 import (
-	"fmt"
-
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -346,47 +344,5 @@ func p256MulSqrWords(p1 Mem) {
 	JNS(LabelRef("square"))
 	Load(Param("out"), RDI)
 	f.put(f.low(), 0)
-	RET()
-}
-
-// pickPoint keeps an entry by a mask.
-func pickPoint(name string, entries, elements int) {
-	TEXT(name, NOSPLIT, "func(out, table *uint64, digit uint64)")
-	Doc(fmt.Sprintf("%s sets out, of %d elements, to entry digit of a table of %d that begins with", name, elements, entries),
-		"entry 1, or to zeros where digit is 0. Every entry is read.")
-	Pragma("noescape")
-	out, table, n := RDI, RSI, RCX
-	Load(Param("out"), out)
-	Load(Param("table"), table)
-	digit, index, one, mask := Y0, Y1, Y2, Y3
-	sums, parts := []VecPhysical{Y4, Y5, Y6}[:elements], []VecPhysical{Y7, Y8, Y9}
-	d, err := Param("digit").Resolve()
-	if err != nil {
-		panic(err)
-	}
-	VPBROADCASTQ(d.Addr, digit)
-	VPCMPEQQ(one, one, one)
-	VPSRLQ(Imm(63), one, one)
-	VMOVDQA(one, index)
-	for _, s := range sums {
-		VPXOR(s, s, s)
-	}
-	MOVL(U32(uint32(entries/2)), n.As32())
-	Label("entry")
-	for half := range 2 {
-		VPCMPEQQ(index, digit, mask)
-		VPADDQ(one, index, index)
-		for i := range sums {
-			VPAND(Mem{Base: table, Disp: (half*elements + i) * fwSize}, mask, parts[i])
-			VPOR(parts[i], sums[i], sums[i])
-		}
-	}
-	ADDQ(I32(int32(2*elements*fwSize)), table)
-	DECQ(n)
-	JNZ(LabelRef("entry"))
-	for i, s := range sums {
-		VMOVDQU(s, Mem{Base: out, Disp: i * fwSize})
-	}
-	VZEROUPPER()
 	RET()
 }

@@ -96,6 +96,7 @@ func p521() {
 	p521Sub()
 	p521Add()
 	p521Scale()
+	pickPoint("pick", 8, 7) // a word more than three elements
 }
 
 func p521Mul() {

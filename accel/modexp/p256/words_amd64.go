@@ -32,13 +32,13 @@ func addAffineWords(work *uint64, digit uint64)
 //go:noescape
 func mulSqrWords(out *uint64, a *uint64, b *uint64, squarings int)
 
-// pickWords sets out, of 3 elements, to entry digit of a table of 16 that begins with
+// pickWords sets out, of 12 words, to entry digit of a table of 16 that begins with
 // entry 1, or to zeros where digit is 0. Every entry is read.
 //
 //go:noescape
 func pickWords(out *uint64, table *uint64, digit uint64)
 
-// pickAffineWords sets out, of 2 elements, to entry digit of a table of 64 that begins with
+// pickAffineWords sets out, of 8 words, to entry digit of a table of 64 that begins with
 // entry 1, or to zeros where digit is 0. Every entry is read.
 //
 //go:noescape

@@ -4607,20 +4607,20 @@ TEXT ·pickWords(SB), NOSPLIT, $0-24
 entry:
 	VPCMPEQQ Y1, Y0, Y3
 	VPADDQ   Y2, Y1, Y1
-	VPAND    (SI), Y3, Y7
-	VPOR     Y7, Y4, Y4
-	VPAND    32(SI), Y3, Y8
-	VPOR     Y8, Y5, Y5
-	VPAND    64(SI), Y3, Y9
-	VPOR     Y9, Y6, Y6
+	VPAND    (SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    32(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
+	VPAND    64(SI), Y3, Y13
+	VPOR     Y13, Y6, Y6
 	VPCMPEQQ Y1, Y0, Y3
 	VPADDQ   Y2, Y1, Y1
-	VPAND    96(SI), Y3, Y7
-	VPOR     Y7, Y4, Y4
-	VPAND    128(SI), Y3, Y8
-	VPOR     Y8, Y5, Y5
-	VPAND    160(SI), Y3, Y9
-	VPOR     Y9, Y6, Y6
+	VPAND    96(SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    128(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
+	VPAND    160(SI), Y3, Y13
+	VPOR     Y13, Y6, Y6
 	ADDQ     $+192, SI
 	DECQ     CX
 	JNZ      entry
@@ -4646,16 +4646,16 @@ TEXT ·pickAffineWords(SB), NOSPLIT, $0-24
 entry:
 	VPCMPEQQ Y1, Y0, Y3
 	VPADDQ   Y2, Y1, Y1
-	VPAND    (SI), Y3, Y7
-	VPOR     Y7, Y4, Y4
-	VPAND    32(SI), Y3, Y8
-	VPOR     Y8, Y5, Y5
+	VPAND    (SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    32(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
 	VPCMPEQQ Y1, Y0, Y3
 	VPADDQ   Y2, Y1, Y1
-	VPAND    64(SI), Y3, Y7
-	VPOR     Y7, Y4, Y4
-	VPAND    96(SI), Y3, Y8
-	VPOR     Y8, Y5, Y5
+	VPAND    64(SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    96(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
 	ADDQ     $+128, SI
 	DECQ     CX
 	JNZ      entry

@@ -27,8 +27,9 @@ const (
 	// result, room, and a table of points.
 	atX, atY, atZ, atX2, atY2, atZ2, atX3, atY3, atZ3, atRoom, atTable = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 17
 
-	point = 3 * element // words of a point
-	size  = atTable*element + entries*point
+	point  = 3 * element // words of a point
+	stride = point + 1   // of the table, whose entries fill registers
+	size   = atTable*element + entries*stride
 )
 
 var base = elliptic.P521().Params()
@@ -39,7 +40,7 @@ type room []uint64
 
 func (w room) at(e int) []uint64    { return w[e*element : (e+1)*element] }
 func (w room) point(e int) []uint64 { return w[e*element : e*element+point] }
-func (w room) entry(i int) []uint64 { return w.point(atTable + 3*(i-1)) }
+func (w room) entry(i int) []uint64 { return w[atTable*element+(i-1)*stride:][:point] }
 
 func (w room) mul(out, a, b int)   { mul(&w.at(out)[0], &w.at(a)[0], &w.at(b)[0]) }
 func (w room) sqr(out, a int)      { sqr(&w.at(out)[0], &w.at(a)[0]) }
@@ -121,13 +122,9 @@ func choose(a, b []uint64, mask uint64) {
 }
 
 // pick sets the summand to a multiple of the point, or its opposite where negative
-// is 1. Every entry is read.
+// is 1. A word of the addition's result is overwritten too.
 func (w room) pick(digit, negative uint64) {
-	to := w.point(atX2)
-	clear(to)
-	for i := range uint64(entries) {
-		choose(to, w.entry(int(i+1)), isZero(i+1^digit))
-	}
+	pick(&w.at(atX2)[0], &w[atTable*element], digit)
 	clear(w.at(atRoom))
 	w.sub(atRoom, atRoom, atY2)
 	choose(w.at(atY2), w.at(atRoom), -negative)

@@ -30,3 +30,9 @@ func add(out *uint64, a *uint64, b *uint64)
 //
 //go:noescape
 func scale(out *uint64, a *uint64, k uint64)
+
+// pick sets out, of 28 words, to entry digit of a table of 8 that begins with
+// entry 1, or to zeros where digit is 0. Every entry is read.
+//
+//go:noescape
+func pick(out *uint64, table *uint64, digit uint64)

@@ -810,3 +810,67 @@ TEXT ·scale(SB), NOSPLIT, $0-24
 	ADCQ  BX, AX
 	MOVQ  AX, 64(DI)
 	RET
+
+// func pick(out *uint64, table *uint64, digit uint64)
+// Requires: AVX, AVX2
+TEXT ·pick(SB), NOSPLIT, $0-24
+	MOVQ         out+0(FP), DI
+	MOVQ         table+8(FP), SI
+	VPBROADCASTQ digit+16(FP), Y0
+	VPCMPEQQ     Y2, Y2, Y2
+	VPSRLQ       $0x3f, Y2, Y2
+	VMOVDQA      Y2, Y1
+	VPXOR        Y4, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPXOR        Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPXOR        Y9, Y9, Y9
+	VPXOR        Y10, Y10, Y10
+	MOVL         $0x00000004, CX
+
+entry:
+	VPCMPEQQ Y1, Y0, Y3
+	VPADDQ   Y2, Y1, Y1
+	VPAND    (SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    32(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
+	VPAND    64(SI), Y3, Y13
+	VPOR     Y13, Y6, Y6
+	VPAND    96(SI), Y3, Y14
+	VPOR     Y14, Y7, Y7
+	VPAND    128(SI), Y3, Y15
+	VPOR     Y15, Y8, Y8
+	VPAND    160(SI), Y3, Y11
+	VPOR     Y11, Y9, Y9
+	VPAND    192(SI), Y3, Y12
+	VPOR     Y12, Y10, Y10
+	VPCMPEQQ Y1, Y0, Y3
+	VPADDQ   Y2, Y1, Y1
+	VPAND    224(SI), Y3, Y11
+	VPOR     Y11, Y4, Y4
+	VPAND    256(SI), Y3, Y12
+	VPOR     Y12, Y5, Y5
+	VPAND    288(SI), Y3, Y13
+	VPOR     Y13, Y6, Y6
+	VPAND    320(SI), Y3, Y14
+	VPOR     Y14, Y7, Y7
+	VPAND    352(SI), Y3, Y15
+	VPOR     Y15, Y8, Y8
+	VPAND    384(SI), Y3, Y11
+	VPOR     Y11, Y9, Y9
+	VPAND    416(SI), Y3, Y12
+	VPOR     Y12, Y10, Y10
+	ADDQ     $+448, SI
+	DECQ     CX
+	JNZ      entry
+	VMOVDQU  Y4, (DI)
+	VMOVDQU  Y5, 32(DI)
+	VMOVDQU  Y6, 64(DI)
+	VMOVDQU  Y7, 96(DI)
+	VMOVDQU  Y8, 128(DI)
+	VMOVDQU  Y9, 160(DI)
+	VMOVDQU  Y10, 192(DI)
+	VZEROUPPER
+	RET
