@@ -96,6 +96,7 @@ func p521() {
 	p521Sub()
 	p521Add()
 	p521Scale()
+	p521Half()
 	pickPoint("pick", 8, 7) // a word more than three elements
 }
 
@@ -220,17 +221,45 @@ func p521Scale() {
 	Doc("scale sets out to a times a small number.")
 	Pragma("noescape")
 	f := newField521()
-	Load(Param("a"), f.x)
 	Load(Param("k"), RDX)
+	f.scale()
+	for i, r := range f.acc {
+		MOVQ(r, word(f.z, i))
+	}
+	RET()
+}
+
+// p521Half moves the lowest bit to the place of 2^520, which is 1/2.
+func p521Half() {
+	TEXT("threeHalves", NOSPLIT, "func(out, a *uint64)")
+	Doc("threeHalves sets out to 3/2 of a.")
+	Pragma("noescape")
+	f := newField521()
+	MOVL(U32(3), EDX)
+	f.scale()
+	r := f.acc
+	XORL(f.lo.As32(), f.lo.As32()) // no carry
+	for i := words521 - 1; i >= 0; i-- {
+		RCRQ(Imm(1), r[i])
+	}
+	ADCQ(f.lo, f.lo)
+	SHLQ(Imm(top521-1), f.lo)
+	ADDQ(f.lo, r[words521-1])
+	for i := range r {
+		MOVQ(r[i], word(f.z, i))
+	}
+	RET()
+}
+
+// scale sets the accumulator to a times RDX.
+func (f *field521) scale() {
+	Load(Param("a"), f.x)
 	Load(Param("out"), f.z)
 	MULXQ(word(f.x, 0), f.acc[0], f.hi)
-	MOVQ(f.acc[0], word(f.z, 0))
 	XORL(f.lo.As32(), f.lo.As32()) // no carry
 	high := []GPPhysical{f.hi, f.y}
 	for i := 1; i < words521; i++ {
-		MULXQ(word(f.x, i), f.lo, high[i%2])
-		ADCQ(high[1-i%2], f.lo)
-		MOVQ(f.lo, word(f.z, i))
+		MULXQ(word(f.x, i), f.acc[i], high[i%2])
+		ADCQ(high[1-i%2], f.acc[i])
 	}
-	RET()
 }

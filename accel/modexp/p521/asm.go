@@ -48,27 +48,25 @@ func (w room) add(out, a, b int)   { add(&w.at(out)[0], &w.at(a)[0], &w.at(b)[0]
 func (w room) sub(out, a, b int)   { sub(&w.at(out)[0], &w.at(a)[0], &w.at(b)[0]) }
 func (w room) scale(out, a, k int) { scale(&w.at(out)[0], &w.at(a)[0], uint64(k)) }
 
-// double doubles the sum: dbl-2001-b of the Explicit-Formulas Database, with 2YZ for
-// the new Z. Infinity stays that.
+// double doubles the sum, by the textbook's formula for a = -3 with all of Z halved:
+// with l = 3/2 (X-Z^2)(X+Z^2), X' = l^2 - 2XY^2, Y' = l(XY^2-X') - Y^4, Z' = YZ.
+// Infinity stays that.
 func (w room) double() {
-	const delta, gamma, beta, alpha, t, u = atRoom, atRoom + 1, atRoom + 2, atRoom + 3, atRoom + 4, atRoom + 5
+	const delta, gamma, beta, l, t, u = atRoom, atRoom + 1, atRoom + 2, atRoom + 3, atRoom + 4, atRoom + 5
 	w.sqr(delta, atZ)
 	w.sqr(gamma, atY)
-	w.mul(atZ, atY, atZ)
-	w.mul(beta, atX, gamma)
 	w.sub(t, atX, delta)
 	w.add(u, atX, delta)
-	w.mul(alpha, t, u)
-	w.scale(alpha, alpha, 3)
-	w.scale(atZ, atZ, 2)
+	w.mul(atZ, atY, atZ)
+	w.mul(l, t, u)
+	w.mul(beta, atX, gamma)
+	threeHalves(&w.at(l)[0], &w.at(l)[0])
 	w.sqr(gamma, gamma)
-	w.sqr(t, alpha)
-	w.scale(beta, beta, 4)
+	w.sqr(t, l)
 	w.scale(u, beta, 2)
 	w.sub(atX, t, u)
 	w.sub(t, beta, atX)
-	w.mul(t, alpha, t)
-	w.scale(gamma, gamma, 8)
+	w.mul(t, l, t)
 	w.sub(atY, t, gamma)
 }
 

@@ -31,6 +31,11 @@ func add(out *uint64, a *uint64, b *uint64)
 //go:noescape
 func scale(out *uint64, a *uint64, k uint64)
 
+// threeHalves sets out to 3/2 of a.
+//
+//go:noescape
+func threeHalves(out *uint64, a *uint64)
+
 // pick sets out, of 28 words, to entry digit of a table of 8 that begins with
 // entry 1, or to zeros where digit is 0. Every entry is read.
 //

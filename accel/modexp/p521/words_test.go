@@ -65,7 +65,9 @@ func TestKernels(t *testing.T) {
 		var out [element]uint64
 		sqr(&out[0], &a[0])
 		check("the square", most, fromWords(out), new(big.Int).Mul(x, x), a, a)
-		for _, k := range []uint64{2, 3, 4, 8} {
+		threeHalves(&out[0], &a[0])
+		check("twice 3/2", new(big.Int).Mul(primeBig, big.NewInt(128)), new(big.Int).Lsh(fromWords(out), 1), new(big.Int).Mul(x, big.NewInt(3)), a, a)
+		for _, k := range []uint64{2, 3, 31} {
 			scale(&out[0], &a[0], k)
 			if want := new(big.Int).Mul(x, new(big.Int).SetUint64(k)); fromWords(out).Cmp(want) != 0 {
 				t.Fatalf("%x times %d is %x", a, k, out)
