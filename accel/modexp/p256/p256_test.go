@@ -8,38 +8,22 @@ import (
 	"crypto/elliptic"
 	"fmt"
 	"math"
-	"math/big"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
+
+	"quicksand/accel/modexp/internal/curvetest"
 )
 
-// public returns x and y of a scalar times the base point, by crypto/ecdh.
 func public(t testing.TB, scalar []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P256().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k.PublicKey().Bytes()[1:]
+	return curvetest.Public(t, ecdh.P256(), scalar)
 }
 
 func product(t testing.TB, scalar, point []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P256().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := ecdh.P256().NewPublicKey(append([]byte{4}, point...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := k.ECDH(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return curvetest.Product(t, ecdh.P256(), scalar, point)
 }
 
 func room(n, size int) [][]byte {
@@ -50,25 +34,7 @@ func room(n, size int) [][]byte {
 	return b
 }
 
-// edges are scalars at which windows are zero, sums are infinity, or the order
-// is near.
-func edges() [][]byte {
-	n, one := elliptic.P256().Params().N, big.NewInt(1)
-	list := []*big.Int{one, big.NewInt(2), big.NewInt(15), big.NewInt(16), big.NewInt(17),
-		new(big.Int).Rsh(n, 1), new(big.Int).Add(new(big.Int).Rsh(n, 1), one)}
-	for i := range int64(35) {
-		list = append(list, new(big.Int).Sub(n, big.NewInt(i+1)))
-	}
-	for i := uint(4); i < 256; i += 28 {
-		x := new(big.Int).Lsh(one, i)
-		list = append(list, x, new(big.Int).Sub(x, one))
-	}
-	var all [][]byte
-	for _, x := range list {
-		all = append(all, x.FillBytes(make([]byte, Size)))
-	}
-	return append(all, bytes.Repeat([]byte{0x10}, Size), bytes.Repeat([]byte{0x01}, Size), bytes.Repeat([]byte{0xf0}, Size))
-}
+func edges() [][]byte { return curvetest.Edges(elliptic.P256().Params()) }
 
 // TestMultiply has every level multiply edges and random scalars, alone and in
 // company, and compares with crypto/ecdh.

@@ -6,60 +6,23 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/elliptic"
-	"math/big"
 	"math/rand/v2"
 	"testing"
+
+	"quicksand/accel/modexp/internal/curvetest"
 )
 
-// public returns x and y of a scalar times the base point, by crypto/ecdh.
 func public(t testing.TB, scalar []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P521().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k.PublicKey().Bytes()[1:]
+	return curvetest.Public(t, ecdh.P521(), scalar)
 }
 
 func product(t testing.TB, scalar, point []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P521().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := ecdh.P521().NewPublicKey(append([]byte{4}, point...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := k.ECDH(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return curvetest.Product(t, ecdh.P521(), scalar, point)
 }
 
-// edges are scalars at which windows are zero, sums are infinity, or the order
-// is near.
-func edges() (all [][]byte) {
-	n, one := elliptic.P521().Params().N, big.NewInt(1)
-	add := func(x *big.Int) { all = append(all, x.FillBytes(make([]byte, Size))) }
-	for i := range int64(35) {
-		add(big.NewInt(i + 1))
-		add(new(big.Int).Sub(n, big.NewInt(i+1)))
-	}
-	add(new(big.Int).Rsh(n, 1))
-	for i := uint(4); i < 521; i += 43 {
-		x := new(big.Int).Lsh(one, i)
-		add(x)
-		add(x.Sub(x, one))
-	}
-	for _, b := range []byte{0x10, 0x01, 0xf0, 0x88, 0x77} {
-		x := bytes.Repeat([]byte{b}, Size)
-		x[0] = 0
-		all = append(all, x)
-	}
-	return all
-}
+func edges() [][]byte { return curvetest.Edges(elliptic.P521().Params()) }
 
 func TestMultiply(t *testing.T) {
 	if !Available() {
