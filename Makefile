@@ -23,6 +23,16 @@ systems = $$($(GO) list ./... | grep /tests/)
 build: ## build bin/quicksand
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/quicksand ./cmd/quicksand
 
+PREFIX ?= /usr/local
+sbin = $(PREFIX)/sbin
+units = $(PREFIX)/lib/systemd/system
+
+.PHONY: install
+install: build ## put the program and a systemd unit below DESTDIR and PREFIX
+	install -D -m 755 bin/quicksand $(DESTDIR)$(sbin)/quicksand
+	install -d $(DESTDIR)$(units)
+	sed 's|@sbin@|$(sbin)|' cmd/quicksand/quicksand.service > $(DESTDIR)$(units)/quicksand.service
+
 .PHONY: help
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -13,12 +13,14 @@ import (
 	"quicksand/sa"
 )
 
+// ErrTerminated answers for what the operator takes down before it is up.
+var ErrTerminated = errors.New("terminated")
+
 var (
-	errExpired    = errors.New("the SA expired")
-	errReplaced   = errors.New("another SA took its place")
-	errDeleted    = errors.New("the peer deleted the SA")
-	errDead       = errors.New("the peer is dead")
-	errTerminated = errors.New("terminated")
+	errExpired  = errors.New("the SA expired")
+	errReplaced = errors.New("another SA took its place")
+	errDeleted  = errors.New("the peer deleted the SA")
+	errDead     = errors.New("the peer is dead")
 )
 
 // A child SA lives so:
@@ -46,6 +48,7 @@ type child struct {
 	installed time.Time
 	initiator bool // of its Quick Mode
 	rekeyed   bool
+	guessed   bool // that it is replaced
 	used      bool // the peer has sent over it
 	ended     bool // one end has told the other that it is gone
 	told      bool // the log has that the peer deleted it
@@ -65,10 +68,12 @@ const (
 	overlap      = 20 * time.Second
 	overlapUsed  = 3 * time.Second
 	overlapExtra = 7 * time.Second
-	afterDelete  = time.Second
-	idleTime     = 10 * time.Second // of an IKE SA with identity_pfs
-	settleTime   = time.Second
-	maxReplaced  = 16
+	// The peer is given the time to delete what it did replace.
+	overlapGuessed = 2 * overlap
+	afterDelete    = time.Second
+	idleTime       = 10 * time.Second // of an IKE SA with identity_pfs
+	settleTime     = time.Second
+	maxReplaced    = 16
 )
 
 // adopt puts the child under an IKE SA.
@@ -81,19 +86,20 @@ func (c *child) adopt(s *ikeSA) {
 // live reports whether the pair is its child's current one.
 func (c *child) live() bool { return c.state == ChildInstalled || c.state == ChildRekeying }
 
-// twin returns the current child SA of the same child and traffic, or nil.
-func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
+// twin returns the current child SA of the same child, traffic and lane, or nil.
+func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector, lane uint8) *child {
 	for _, c := range slices.Backward(s.children) {
-		if c.live() && c.cfg.Name == cfg.Name && c.pair.LocalTS == local && c.pair.RemoteTS == remote {
+		if c.live() && c.cfg.Name == cfg.Name && c.pair.LocalTS == local && c.pair.RemoteTS == remote && c.pair.Lane == lane {
 			return c
 		}
 	}
 	return nil
 }
 
-// goLive sends traffic over the new pair and retires the one it replaces.
+// goLive sends traffic over the new pair and retires the one it replaces, or that
+// we guess it does.
 //
-// Where both ends renegotiated at once there are two new pairs. Both ends then
+// Where both ends began at once there are two new pairs. Both ends then
 // keep the one with the lower SPI, so that they agree without a word: whenever
 // a pair was begun before the other was live. Where messages overtake each
 // other the ends may differ in that; then the first Delete brings them together
@@ -101,12 +107,12 @@ func (s *ikeSA) twin(cfg *Child, local, remote sa.Selector) *child {
 //
 // An initiator that has an old pair goes on sending over it for a moment: some
 // peers hold the new one only once they have worked on message 3.
-func (c *child) goLive(replaces *child) {
+func (c *child) goLive(replaces *child, guessed bool) {
 	e := c.e
 	c.installed = e.now
 	var rivals []*child
 	for _, o := range c.s.children {
-		if o != c && o.live() && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS && o.pair.RemoteTS == c.pair.RemoteTS {
+		if o != c && o.live() && o.alike(c) {
 			rivals = append(rivals, o)
 		}
 	}
@@ -133,6 +139,7 @@ func (c *child) goLive(replaces *child) {
 	}
 	for _, o := range append(rivals, c) {
 		if o != winner {
+			o.guessed = o == replaces && guessed
 			o.retire(winner)
 		}
 	}
@@ -149,7 +156,7 @@ func (c *child) activate() {
 
 // twinOf reports whether c, which is younger, was begun before o was live.
 func (o *child) twinOf(c *child) bool {
-	return o.rekeyed && c.rekeyed && !o.installed.Before(c.begun)
+	return !o.installed.Before(c.begun)
 }
 
 // rank orders pairs alike at both ends.
@@ -194,7 +201,12 @@ func (c *child) rekey() {
 		c.e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} is keyed by hand now and not renegotiated", c.cfg.Name, c.pair.ID))
 		return
 	}
-	c.s.startQuick(cfg, 0, c)
+	if int(c.pair.Lane) >= cfg.lanes() {
+		c.e.log(c.s, 0, slog.LevelInfo, fmt.Sprintf("child %s{%d} is one more than its parallel_sas are now", c.cfg.Name, c.pair.ID))
+		c.remove(true)
+		return
+	}
+	c.s.startQuick(cfg, 0, c.pair.Lane, c)
 }
 
 // retryRekey has another attempt made while there is time.
@@ -235,7 +247,10 @@ func (c *child) retire(by *child) {
 	c.e.stop(c.rekeyAt)
 	c.rekeyAt = nil
 	d := overlap
-	if by.used {
+	switch {
+	case c.guessed:
+		d = overlapGuessed
+	case by.used:
 		d = overlapUsed
 	}
 	c.doomIn(d)
@@ -259,7 +274,7 @@ func (c *child) doomIn(d time.Duration) {
 func (s *ikeSA) trimReplaced(c *child) {
 	var old []*child
 	for _, o := range s.children {
-		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS && o.pair.RemoteTS == c.pair.RemoteTS {
+		if o.state == ChildSuperseded && o.alike(c) {
 			old = append(old, o)
 		}
 	}
@@ -279,7 +294,7 @@ func (c *child) firstUse() {
 		return
 	}
 	for _, o := range c.s.children {
-		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.doom != nil && o.pair.ID < c.pair.ID &&
+		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.Lane == c.pair.Lane && !o.guessed && o.doom != nil && o.pair.ID < c.pair.ID &&
 			o.doom.at.Sub(c.e.now) > overlapUsed+overlapExtra {
 			o.doomIn(overlapUsed)
 		}
@@ -303,18 +318,32 @@ func (c *child) deletedByPeer() {
 	if !wasLive || s == nil {
 		return
 	}
-	for _, o := range slices.Backward(s.children) {
-		if o.state == ChildSuperseded && o.cfg.Name == c.cfg.Name && o.pair.LocalTS == c.pair.LocalTS &&
-			o.pair.RemoteTS == c.pair.RemoteTS && o.rekeyed && !o.ended {
-			c.e.stop(o.doom)
-			o.doom = nil
-			o.state = ChildInstalled
-			c.e.emit(Activate{o.pair})
-			o.retryRekey()
-			return
-		}
+	if o := s.comesBack(c); o != nil {
+		c.e.stop(o.doom)
+		o.doom = nil
+		o.state, o.guessed = ChildInstalled, false
+		o.toLane(c.pair.Lane)
+		c.e.emit(Activate{o.pair})
+		o.retryRekey()
+		return
 	}
 	c.again(c.cfg.CloseAction)
+}
+
+// comesBack is a pair that was replaced and is to be the current one again, since
+// the peer has deleted c: one of the same lane, or one that we may have taken for
+// replaced in its place (chooseLane). None is for nil.
+func (s *ikeSA) comesBack(c *child) (guessed *child) {
+	for _, o := range slices.Backward(s.children) {
+		switch {
+		case o.state != ChildSuperseded || o.ended || !o.sibling(c):
+		case o.pair.Lane == c.pair.Lane && (o.rekeyed || o.initiator != c.initiator):
+			return o
+		case o.pair.Lane != c.pair.Lane && o.guessed && guessed == nil:
+			guessed = o
+		}
+	}
+	return guessed
 }
 
 // unknownToPeer replaces a pair whose packets the peer does not know, or ends
@@ -331,8 +360,9 @@ func (c *child) unknownToPeer() {
 // unwant keeps renegotiations of a child that is taken down from bringing it
 // back.
 func (c *child) unwant() {
-	if c.rekeying != nil {
-		c.rekeying.q.unwanted = true
+	if x := c.rekeying; x != nil {
+		x.q.unwanted = true
+		x.s.withdraw(ErrTerminated, func(o *exchange) bool { return o == x })
 	}
 	if c.s == nil {
 		return

@@ -95,7 +95,11 @@ func (s *ikeSA) start(i Initiate) {
 		return
 	}
 	local, remote := cfg.LocalTS.resolve(s.local.Addr()), cfg.RemoteTS.resolve(s.remote.Addr())
-	s.startQuick(cfg, i.Command, s.twin(cfg, local, remote))
+	lanes := s.startLanes(cfg, local, remote)
+	s.e.split(i.Command, len(lanes))
+	for _, lane := range lanes {
+		s.startQuick(cfg, i.Command, lane, s.twin(cfg, local, remote, lane))
+	}
 }
 
 // Terminate deletes what is selected and says how much that is. The deletion
@@ -105,13 +109,16 @@ func (e *Engine) Terminate(now time.Time, sel Select) (int, []Action) {
 	n := 0
 	for _, s := range e.selected(sel) {
 		if sel.ofChild() {
+			if sel.ChildID == 0 {
+				n += s.callOff(sel.Child)
+			}
 			continue
 		}
 		n++
 		if sel.Force {
-			s.drop(errTerminated)
+			s.drop(ErrTerminated)
 		} else {
-			s.terminate(errTerminated)
+			s.terminate(ErrTerminated)
 		}
 	}
 	for _, c := range e.selectedChildren(sel) {
@@ -194,6 +201,8 @@ func (e *Engine) Event(now time.Time, ev sa.Event) []Action {
 		case s == nil && c.pair.Encap:
 			c.moveTo(c.pair.Local, ev.Remote)
 		}
+	case ev.Kind == sa.Moved:
+		c.placement = ev.Placement
 	case ev.Kind == sa.Lost:
 		e.log(c.s, 0, slog.LevelWarn, fmt.Sprintf("child %s{%d} was lost", c.cfg.Name, c.pair.ID))
 		c.remove(true)
@@ -206,7 +215,7 @@ func (e *Engine) Event(now time.Time, ev sa.Event) []Action {
 // negotiation goes by the new one.
 func (e *Engine) Reload(now time.Time, c *Config) []Action {
 	e.begin(now)
-	e.config = c
+	e.config, e.parallel = c, c.announcesParallel()
 	for _, s := range e.byID {
 		if conn := e.connection(s.conn.Name); conn != nil && s.state != IKEConnecting {
 			s.conn = conn

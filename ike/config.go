@@ -90,12 +90,21 @@ type Child struct {
 	CopyDSCP          sa.DSCPCopy
 	Marking           sa.Marking
 	ReqID             uint32 // 0: chosen by the engine
-	StartAction       StartAction
-	CloseAction       StartAction
-	DPDAction         StartAction
+	// Parallel is how many pairs of SAs the child has side by side, 1 by default
+	// and MaxParallel at most.
+	Parallel    int
+	StartAction StartAction
+	CloseAction StartAction
+	DPDAction   StartAction
 	// Manual is set for a child with keys of its own and no IKE.
 	Manual *Manual
 }
+
+// MaxParallel is the most that Child.Parallel may be.
+const MaxParallel = 64
+
+// lanes is how many pairs the child has side by side.
+func (c *Child) lanes() int { return max(c.Parallel, 1) }
 
 // Dynamic is a selector that may stand for the IKE SA's own endpoint, with the
 // given protocol and port.

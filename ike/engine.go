@@ -94,6 +94,10 @@ type Engine struct {
 	halfOpens          int // of all addresses
 	counters           map[string]uint64
 
+	parts    map[uint64]*part // commands that several Quick Modes answer
+	parallel bool             // a child has parallel pairs
+
+	window    int  // maxOwn
 	commitBit bool // as responder, ask for CONNECTED; no peer of today needs it
 }
 
@@ -141,6 +145,9 @@ func NewEngine(now time.Time, c *Config, o Options) *Engine {
 		children: make(map[uint32]*child),
 		reqids:   make(map[reqidKey]*reqid),
 		counters: make(map[string]uint64),
+		window:   maxOwn,
+		parts:    make(map[uint64]*part),
+		parallel: c.announcesParallel(),
 	}
 	e.read(e.secret[:])
 	return e

@@ -200,7 +200,7 @@ func many(n int) func(a, b *Config) {
 		for i, c := range []*Config{a, b} {
 			var list []*Child
 			for k := range n {
-				l, r := fmt.Sprintf("10.1.%d.0/24", k), fmt.Sprintf("10.2.%d.0/24", k)
+				l, r := fmt.Sprintf("10.%d.%d.0/24", 1+2*(k/256), k%256), fmt.Sprintf("10.%d.%d.0/24", 2+2*(k/256), k%256)
 				if i == 1 {
 					l, r = r, l
 				}
@@ -212,7 +212,7 @@ func many(n int) func(a, b *Config) {
 	}
 }
 
-// TestQuickModesAtOnce has 64 under way at the same time by each end, and
+// TestQuickModesAtOnce has 64 begun at the same time by each end, and
 // loses every first message 3.
 func TestQuickModesAtOnce(t *testing.T) {
 	s, a, b := alone(t, many(2*maxPending))
@@ -244,6 +244,7 @@ func TestQuickModesAtOnce(t *testing.T) {
 // TestQuickModeLimit has a peer begin more than the limit and finish none.
 func TestQuickModeLimit(t *testing.T) {
 	s, a, b := alone(t, many(maxPending+10))
+	a.e.window = maxPending + 10
 	b.tap = func(*Send) bool { return false }
 	for i := range maxPending + 10 {
 		a.initiate(b, fmt.Sprint("net", i))

@@ -52,13 +52,13 @@ func (s *ikeSA) idle() {
 	s.e.stop(s.doom)
 	s.doom = s.e.after(idleTime, func() {
 		s.doom = nil
-		if len(s.quick) > 0 || len(s.children) == 0 {
+		if len(s.quick) > 0 || s.turns.len() > 0 || len(s.children) == 0 {
 			return
 		}
 		s.e.log(s, 0, slog.LevelInfo, "Quick Mode is done; deleting the IKE SA (identity_pfs)")
 		s.disown()
 		s.sendDelete(isakmp.ProtoISAKMP)
-		s.remove(errTerminated)
+		s.remove(ErrTerminated)
 	})
 }
 

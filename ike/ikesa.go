@@ -46,6 +46,7 @@ type ikeSA struct {
 
 	main     *exchange // under way, or kept for the peer's repeats
 	quick    map[uint32]*exchange
+	turns    turns      // Quick Modes that wait
 	finished []finished // exchanges whose last message may have been lost
 	mids     midSet
 	children []*child
@@ -68,9 +69,16 @@ type finished struct {
 	sum  [32]byte
 	data []byte
 	end  time.Time
+	own  bool // begun by us
 }
 
-const maxFinished = 2 * maxPending
+// maxFinished bounds what is kept of the exchanges that the peer began, and
+// maxFinishedOwn of our own: as many as are begun while one is kept, where 1,000
+// children start at once.
+const (
+	maxFinished    = 2 * maxPending
+	maxFinishedOwn = 4096
+)
 
 // midSet remembers the last message ids that were used, ours and the peer's.
 type midSet struct {
@@ -344,6 +352,7 @@ func (s *ikeSA) takeOver(o *ikeSA) {
 	wait += time.Duration(s.e.random(uint64(wait / 2))) // not both ends at once
 	s.e.stop(loser.doom)
 	loser.doom = s.e.after(wait, func() { loser.terminate(errReplaced) })
+	winner.inherit(loser)
 }
 
 // comeBack makes an IKE SA current again that s took over from, for the peer
@@ -376,6 +385,7 @@ func (s *ikeSA) remove(err error) {
 		x.close()
 		x.release(err)
 	}
+	s.withdraw(err, func(*exchange) bool { return true })
 	for _, w := range s.wanted {
 		e.done(w.Command, err)
 	}
@@ -417,7 +427,7 @@ func (s *ikeSA) terminate(err error) []*child {
 
 // done answers a command, once.
 func (e *Engine) done(command uint64, err error) {
-	if command != 0 {
+	if command != 0 && e.ended(command, &err) {
 		e.emit(Done{Command: command, Err: err})
 	}
 }

@@ -259,6 +259,7 @@ func (s *ikeSA) deletedByPeer() {
 			c.adopt(heir)
 		}
 		s.children = nil
+		heir.inherit(s)
 	}
 	if s.conn.IdentityPFS {
 		s.disown()

@@ -182,7 +182,7 @@ func TestFirstUse(t *testing.T) {
 	s, a, b := up(t, nil)
 	a.mark()
 	a.do(second(a.e.Rekey(s.now, Select{Child: "net"})))
-	for len(a.pairs) < 2 || a.ike().twin(a.child0(), a.active["net"].LocalTS, a.active["net"].RemoteTS).installed.IsZero() {
+	for len(a.pairs) < 2 || a.ike().twin(a.child0(), a.active["net"].LocalTS, a.active["net"].RemoteTS, 0).installed.IsZero() {
 		s.run(time.Millisecond)
 	}
 	s.run(50 * time.Millisecond)

@@ -32,7 +32,7 @@ func unhex(s string) []byte {
 
 // vendors is what the peer's vendor ids say.
 type vendors struct {
-	rfc3947, draft, dpd bool
+	rfc3947, draft, dpd, parallel bool
 }
 
 func (v vendors) natt() bool { return v.rfc3947 || v.draft }
@@ -55,6 +55,8 @@ func readVendors(m *message) vendors {
 			v.draft = true
 		case bytes.Equal(b, vendorDPD):
 			v.dpd = true
+		case bytes.Equal(b, vendorParallel):
+			v.parallel = true
 		}
 	}
 	return v
@@ -71,6 +73,9 @@ func (s *ikeSA) vendorPayloads() []isakmp.Payload {
 		ids = append(ids, vendorRFC3947)
 	case s.peer.draft:
 		ids = append(ids, vendorDraft03, vendorDraft02)
+	}
+	if s.e.parallel {
+		ids = append(ids, vendorParallel)
 	}
 	var out []isakmp.Payload
 	for _, id := range ids {

@@ -88,9 +88,11 @@ type quickMode struct {
 	reserving  sa.Protocol
 	reservedAt netip.Addr
 	reserved   []reservation // SPIs that are not installed
+	lane       uint8         // of the child's parallel pairs
 	child      *child        // once its installation is asked for
 	installing bool          // no answer has come to that yet
 	replaces   *child
+	guessed    bool // that it is what the peer replaces
 	unwanted   bool // what it replaces was terminated meanwhile
 	// Which end set the commit bit; CONNECTED comes from there.
 	weCommit, peerCommits bool
@@ -120,12 +122,11 @@ func (q *quickMode) wipe() {
 	}
 }
 
-// startQuick begins a Quick Mode for a child. replaces is the child SA that it
+// startQuick begins a Quick Mode for a lane of a child, or has it wait for its turn. replaces is the child SA that it
 // renegotiates, or nil.
-func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
-	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), replaces: replaces}
-	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, mid: s.newMID(), initiator: true, begun: s.e.now,
-		command: command, script: quickInitiator, q: q}
+func (s *ikeSA) startQuick(cfg *Child, command uint64, lane uint8, replaces *child) {
+	q := &quickMode{cfg: cfg, conn: s.conn, group: cfg.pfsGroup(), lane: lane, replaces: replaces}
+	x := &exchange{e: s.e, s: s, kind: isakmp.QuickMode, initiator: true, command: command, script: quickInitiator, q: q}
 	q.local = cfg.LocalTS.resolve(s.local.Addr())
 	q.remote = cfg.RemoteTS.resolve(s.remote.Addr())
 	if replaces != nil {
@@ -133,9 +134,7 @@ func (s *ikeSA) startQuick(cfg *Child, command uint64, replaces *child) {
 		replaces.state = ChildRekeying
 		replaces.rekeying = x
 	}
-	s.keepQuick(x)
-	x.iv = phase2IV(s.transform.Hash, s.lastIV, x.mid)
-	x.run()
+	s.admit(x)
 }
 
 func (s *ikeSA) keepQuick(x *exchange) {
@@ -222,12 +221,31 @@ func (s *ikeSA) repeatFinished(m *message) bool {
 
 // keepAnswer has a repeat of the exchange's last message answered for a while.
 func (s *ikeSA) keepAnswer(x *exchange, data []byte) {
-	if len(s.finished) >= maxFinished {
-		s.finished = slices.Delete(s.finished, 0, 1)
+	most := maxFinished
+	if x.initiator {
+		most = maxFinishedOwn
 	}
-	s.finished = append(s.finished, finished{x.lastIn, data, s.e.now.Add(linger)})
+	if len(s.finished) >= most {
+		s.trimFinished(x.initiator, most)
+	}
+	s.finished = append(s.finished, finished{x.lastIn, data, s.e.now.Add(linger), x.initiator})
 	if len(s.finished) == 1 {
 		s.forget = s.e.after(linger, s.forgetAnswers)
+	}
+}
+
+// trimFinished makes room for one more answer of ours or of the peer's.
+func (s *ikeSA) trimFinished(own bool, most int) {
+	n, oldest := 0, -1
+	for i := range s.finished {
+		if s.finished[i].own == own {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n >= most {
+		s.finished = slices.Delete(s.finished, oldest, oldest+1)
 	}
 }
 
@@ -259,14 +277,15 @@ func (x *exchange) finishQuick() {
 		slog.String("proposal", q.agreement.transform.String()),
 		slog.String("mode", c.pair.Mode.String()),
 		slog.String("placement", c.placement.Kind.String()))
-	c.goLive(q.replaces)
+	c.goLive(q.replaces, q.guessed)
 	q.wipe()
 	var err error
 	if q.unwanted {
 		c.remove(true)
-		err = errTerminated
+		err = ErrTerminated
 	}
 	x.e.done(x.command, err)
+	s.nextTurn()
 	s.idle()
 }
 
@@ -284,6 +303,7 @@ func (x *exchange) failQuick(err error) {
 	delete(s.quick, x.mid)
 	x.close()
 	x.release(err)
+	s.nextTurn()
 	s.idle()
 }
 

@@ -48,7 +48,10 @@ func (x *exchange) acceptQuick(m *message) error {
 		return refuse(isakmp.InvalidKeyInformation, "the peer sends a KE payload and proposes no group")
 	}
 	q.origLocal, q.origRemote = s.readOriginalAddresses(m, false)
-	q.replaces = s.twin(q.cfg, q.local, q.remote)
+	if err := x.chooseLane(m); err != nil {
+		return err
+	}
+	q.replaces = s.twin(q.cfg, q.local, q.remote, q.lane)
 	s.readLifetimes(m, &q.agreement)
 	q.peerCommits = m.h.Flags&isakmp.Commit != 0
 	q.weCommit = x.e.commitBit && !q.peerCommits
@@ -168,6 +171,8 @@ func (x *exchange) draft() *sa.Pair {
 		CopyECN:      q.cfg.CopyECN,
 		CopyDSCP:     q.cfg.CopyDSCP,
 		Offload:      q.cfg.Offload,
+		Lane:         q.lane,
+		Lanes:        uint8(q.cfg.lanes()),
 	}
 }
 
@@ -223,6 +228,9 @@ func sendQuick1(x *exchange) ([]isakmp.Payload, error) {
 	q.nonce[0] = x.makeNonce()
 	q.ids = []isakmp.Payload{proxyID(q.local), proxyID(q.remote)}
 	payloads := x.quickPayloads(q.offer, q.nonce[0])
+	if lane, ok := x.lanePayload(); ok {
+		payloads = append(payloads, lane)
+	}
 	return s.withHash([][]byte{be32(x.mid)}, payloads...), nil
 }
 

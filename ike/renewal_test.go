@@ -199,3 +199,19 @@ func TestSimultaneousIKERenewal(t *testing.T) {
 		s.mustConverge(a, b, 1)
 	}
 }
+
+// TestBothStart has both ends bring the child up at about the same time: exactly
+// one pair comes of it, the same at both.
+func TestBothStart(t *testing.T) {
+	for seed := range uint64(200) {
+		s := newSim(t, seed+1)
+		a, b := s.pair(nil)
+		a.initiate(b, "net")
+		s.at(time.Duration(s.rand.IntN(200))*time.Millisecond, func() { b.initiate(a, "net") })
+		s.run(200 * time.Second)
+		if len(a.pairs) != 1 {
+			t.Fatalf("seed %d: %d pairs", seed+1, len(a.pairs))
+		}
+		s.mustConverge(a, b, 1)
+	}
+}

@@ -46,7 +46,7 @@ type node struct {
 	addr    netip.Addr
 	e       *Engine
 	pairs   map[uint32]*sa.Pair // installed
-	active  map[string]*sa.Pair // by child
+	active  map[string]*sa.Pair // by laneName
 	done    map[uint64]error
 	logs    []string
 	sent    []Send
@@ -220,7 +220,7 @@ func (n *node) do(actions []Action) {
 			}
 			n.answer(0, func() { n.do(n.e.Installed(s.now, a.Token, sa.Placement{Kind: sa.Userspace}, n.refuse)) })
 		case Activate:
-			n.active[a.Pair.Child] = a.Pair
+			n.active[laneName(a.Pair)] = a.Pair
 		case Update:
 			n.pairs[a.Pair.ID] = a.Pair
 		case Remove:
@@ -240,6 +240,14 @@ func (n *node) do(actions []Action) {
 			}
 		}
 	}
+}
+
+// laneName is the child's name, and the lane but the first.
+func laneName(p *sa.Pair) string {
+	if p.Lane == 0 {
+		return p.Child
+	}
+	return fmt.Sprint(p.Child, "/", p.Lane)
 }
 
 // answer has the answer to a request come after d.

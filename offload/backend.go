@@ -72,6 +72,7 @@ type Backend struct {
 	pairs      map[uint32]*pair
 	states     map[stateID]*pair // by both SAs
 	unused     map[uint32]*pair  // that wait for their first use
+	watching   time.Time         // when they are looked at next
 	lost       map[uint32]*pair  // that are to be reported; see reportLost
 	slots      map[slotKey]*slot
 	byIndex    map[uint32]*slot
@@ -79,6 +80,9 @@ type Backend struct {
 	trials     map[trialKey]trial
 	refused    map[refusalKey]refusal
 	bypass     map[bypassKey][]*policy
+	discovery  []*policy   // of letNeighboursPass
+	remains    []*slot     // see sweep
+	forgetting *time.Timer // of remains
 	settling   *time.Timer // see settleLinks
 	lastIndex  uint32
 	trapReqids uint32 // given out
@@ -98,8 +102,9 @@ func Ready() error {
 	return errors.Join(newBackend(c, Options{}).probe(), c.Close())
 }
 
-// New opens the kernel's XFRM, removes what an earlier process of quicksand
-// left there, and watches for events. It returns ErrNoESP where the kernel
+// New opens the kernel's XFRM, takes back what an earlier process of quicksand
+// left there, and watches for events. What that one protected is blocked for
+// half a minute, unless it is a child's again before. It returns ErrNoESP where the kernel
 // cannot carry any pair.
 func New(o Options) (*Backend, error) {
 	c, err := dialXFRM()
@@ -161,6 +166,9 @@ func (b *Backend) open() error {
 	if b.links, err = dialLinks(); err != nil {
 		return err
 	}
+	if len(b.remains) > 0 {
+		b.forgetting = time.AfterFunc(remainTime, b.forgetRemains)
+	}
 	b.done.Go(b.listen)
 	b.done.Go(b.listenLinks)
 	b.done.Go(b.watchPairs)
@@ -200,7 +208,10 @@ func (b *Backend) Close() error {
 	for _, p := range b.pairs {
 		errs = append(errs, b.decapsulate(p.Pair, false))
 	}
-	errs = append(errs, b.stopIKEPass())
+	errs = append(errs, b.stopIKEPass(), b.stopNeighbours(), b.settle(b.remains))
+	if b.forgetting != nil {
+		b.forgetting.Stop()
+	}
 	clear(b.children)
 	clear(b.pairs)
 	clear(b.states)

@@ -297,7 +297,7 @@ func TestMove(t *testing.T) {
 		b.Activate(p)
 		esn := p.Suite.ESN
 		k.show = func(body []byte) []byte {
-			if len(body) < lenState || native.Uint32(body[204:]) != ownSeq {
+			if len(body) < lenState || !isOwnSeq(native.Uint32(body[204:])) {
 				return body
 			}
 			a := attributes{body}

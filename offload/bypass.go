@@ -29,6 +29,7 @@ func (b *Backend) letIKEPass(e *egress, v6 bool) error {
 	if b.bypass[key] != nil {
 		return nil
 	}
+	b.conn.drivers.Store(true)
 	var requests []request
 	policies := b.bypassPolicies(e.index, v6)
 	for _, p := range policies {
@@ -119,4 +120,62 @@ func (b *Backend) forgetBypass(key bypassKey) {
 		delete(b.byIndex, p.Index)
 	}
 	delete(b.bypass, key)
+}
+
+// discoveryTypes are those of ICMPv6 by which neighbours and routers are found
+// (RFC 4861 section 4).
+var discoveryTypes = []uint16{133, 134, 135, 136, 137}
+
+// letNeighboursPass makes policies that let neighbour discovery pass, once there
+// is a child that selects IPv6. A child between two hosts of one link selects
+// the answer to where one of them is, too, which can then not be reached to
+// negotiate with. The kernel selects ICMPv6 by its type in the place of the
+// source port. They are for what the kernel decides: a NIC that decides by
+// itself has no policies by types.
+func (b *Backend) letNeighboursPass() error {
+	if b.discovery != nil {
+		return nil
+	}
+	any := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	var policies []*policy
+	var requests []request
+	for _, t := range discoveryTypes {
+		for _, dir := range []direction{dirOut, dirIn} {
+			p := &policy{Selector: selector{Src: any, Dst: any, Proto: unix.IPPROTO_ICMPV6, SPort: t},
+				Dir: dir, Priority: bypassPriority, Index: b.newIndex(dir)}
+			policies = append(policies, p)
+			requests = append(requests, request{what: "let neighbour discovery pass", kind: msgNewPolicy, body: p.encode()})
+		}
+	}
+	var errs []error
+	for i, r := range b.conn.do(requests...) {
+		switch {
+		case r.err == nil:
+			b.discovery = append(b.discovery, policies[i])
+			b.byIndex[policies[i].Index] = nil
+		case !errors.Is(r.err, unix.EEXIST): // another program has done it
+			errs = append(errs, r.err)
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(append(errs, b.stopNeighbours())...)
+	}
+	return nil
+}
+
+// stopNeighbours removes the policies of letNeighboursPass.
+func (b *Backend) stopNeighbours() error {
+	var requests []request
+	for _, p := range b.discovery {
+		delete(b.byIndex, p.Index)
+		requests = append(requests, request{what: "remove policy", kind: msgDelPolicy, body: p.encodeID()})
+	}
+	b.discovery = nil
+	var errs []error
+	for _, r := range b.conn.do(requests...) {
+		if r.err != nil && !absent(r.err) {
+			errs = append(errs, r.err)
+		}
+	}
+	return errors.Join(errs...)
 }

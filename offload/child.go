@@ -93,6 +93,29 @@ func (s selector) reverse() selector {
 	return selector{Src: s.Dst, Dst: s.Src, Proto: s.Proto, SPort: s.DPort, DPort: s.SPort, Device: s.Device}
 }
 
+// guarded is the selector of the guard beside an offloaded policy. Between two
+// hosts it is one bit wider at the local end. The kernel keeps policies between
+// hosts in a hash table, and looks at offloaded ones first only as long as the
+// table does not grow (xfrm_dst_hash_transfer): after that a guard of the same
+// selector may come first, and all is blocked. What is wider is kept elsewhere,
+// where it does not look once it has found an offloaded policy.
+func (s selector) guarded() selector {
+	if whole := s.Src.Addr().BitLen(); s.Src.Bits() == whole && s.Dst.Bits() == whole {
+		s.Src = netip.PrefixFrom(s.Src.Addr(), whole-1).Masked()
+	}
+	return s
+}
+
+// guardPriority is that of the guard with the selector. One that is wider than
+// what it guards comes after all other policies: for the neighbour's traffic it
+// is only where nothing else is.
+func (s selector) guardPriority() uint32 {
+	if hosts := 2*s.Src.Addr().BitLen() - 1; s.Src.Bits()+s.Dst.Bits() == hosts && s.Dst.IsSingleIP() {
+		return 1<<32 - 2
+	}
+	return s.priority() + 1
+}
+
 // basePriority is that of the policy which selects everything. Narrower ones
 // have lower numbers, which the kernel looks at first. Between any two there is
 // room for the policy's other priority and for its guard.
@@ -114,7 +137,7 @@ func (b *Backend) occupy(c *child) {
 	for _, sel := range selectorsOf(c.key) {
 		out := slotKey{dir: dirOut, sel: sel, mark: m.Out, ifID: m.IfIDOut}
 		guard := out
-		guard.guard = true
+		guard.sel, guard.guard = sel.guarded(), true
 		in := slotKey{dir: dirIn, sel: sel.reverse(), mark: m.In, ifID: m.IfIDIn}
 		fwd := in
 		fwd.dir = dirFwd
@@ -154,8 +177,8 @@ func (b *Backend) settle(slots []*slot) error {
 		slot *slot
 		to   *policy
 	}
-	var requests []request
-	var changes []change
+	var requests, removals []request
+	var changes, removed []change
 	looked := make(map[*slot]struct{}, len(slots))
 	for _, s := range slots {
 		if _, again := looked[s]; again {
@@ -163,11 +186,15 @@ func (b *Backend) settle(slots []*slot) error {
 		}
 		looked[s] = struct{}{}
 		want := b.wanted(s)
-		if r, ok := s.change(want); ok {
-			requests = append(requests, r)
-			changes = append(changes, change{s, want})
+		switch r, ok := s.change(want); {
+		case ok && want == nil:
+			removals, removed = append(removals, r), append(removed, change{s, nil})
+		case ok:
+			requests, changes = append(requests, r), append(changes, change{s, want})
 		}
 	}
+	// What goes, goes last: a guard stays until what it guards blocks by itself.
+	requests, changes = append(requests, removals...), append(changes, removed...)
 	var errs []error
 	for i, r := range b.conn.do(requests...) {
 		c := changes[i]
@@ -219,7 +246,7 @@ func (s *slot) change(want *policy) (request, bool) {
 // wanted is the policy that ought to be in the slot.
 func (b *Backend) wanted(s *slot) *policy {
 	c := s.winner()
-	if c == nil {
+	if c == nil || s.key.guard && !slices.ContainsFunc(s.children, (*child).offloaded) {
 		return nil
 	}
 	p := &policy{Selector: s.key.sel, Dir: s.key.dir, Priority: s.key.sel.priority(), Mark: s.key.mark, IfID: s.key.ifID}
@@ -227,6 +254,10 @@ func (b *Backend) wanted(s *slot) *policy {
 		p.Index = s.installed.Index
 	} else {
 		p.Index = b.newIndex(s.key.dir)
+	}
+	if s.key.guard {
+		p.Block, p.Guard, p.Priority = true, true, s.key.sel.guardPriority()
+		return p
 	}
 	switch s.key.dir {
 	case dirOut:
@@ -245,14 +276,6 @@ func (b *Backend) wanted(s *slot) *policy {
 		p.Template = c.inTemplate()
 	}
 	p.Block = p.Template == nil
-	if s.key.guard {
-		if p.Offload == nil {
-			return nil
-		}
-		p.Offload, p.Template, p.Block, p.Guard = nil, nil, true, true
-		p.Priority++
-		return p
-	}
 	if was := s.installed; was != nil {
 		p.Priority = was.Priority
 		if was.Offload != nil && p.Offload != nil && !p.equal(was) {
@@ -262,6 +285,12 @@ func (b *Backend) wanted(s *slot) *policy {
 		}
 	}
 	return p
+}
+
+// offloaded reports whether a device decides what the child's traffic goes out
+// through.
+func (c *child) offloaded() bool {
+	return c.active != nil && c.active.policyOffload() != nil && c.outTemplate() != nil
 }
 
 // policyOffload is what the policies of a pair ask for: offload is theirs with

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -18,6 +19,10 @@ type request struct {
 	kind netlink.HeaderType
 	body []byte
 	get  bool // it is answered with an object, not with an acknowledgement
+	// flags go beside Request.
+	flags netlink.HeaderFlags
+	// waits is set where the kernel may sleep over it.
+	waits bool
 }
 
 // result is the kernel's answer to one request: an object where it gives one.
@@ -26,20 +31,30 @@ type result struct {
 	err  error
 }
 
-// conn sends requests to the kernel's XFRM.
+// conn sends requests to the kernel.
 type conn struct {
-	mu sync.Mutex // serialises the exchanges
-	nl *netlink.Conn
+	mu     sync.Mutex // serialises the exchanges
+	nl     *netlink.Conn
+	socket *socket // below nl; nil in tests
+
+	// drivers is set once devices have a part in what is asked.
+	drivers atomic.Bool
 }
 
 func dialXFRM() (*conn, error) {
-	nl, err := netlink.Dial(netlinkXFRM, &netlink.Config{MessageBufferSize: messageBuffer})
+	s, nl, err := dialSocket(netlinkXFRM)
 	if err != nil {
 		return nil, fmt.Errorf("open NETLINK_XFRM: %w", err)
 	}
-	// Without them errors come without the kernel's words.
-	_ = nl.SetOption(netlink.ExtendedAcknowledge, true)
-	return &conn{nl: nl}, nil
+	return &conn{nl: nl, socket: s}, nil
+}
+
+func dialRoute() (*conn, error) {
+	s, nl, err := dialSocket(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open NETLINK_ROUTE: %w", err)
+	}
+	return &conn{nl: nl, socket: s}, nil
 }
 
 func (c *conn) Close() error { return c.nl.Close() }
@@ -80,11 +95,16 @@ func (c *conn) batch(requests []request) []result {
 	results := make([]result, len(requests))
 	messages := make([]netlink.Message, len(requests))
 	last := len(requests) - 1
+	waits := c.drivers.Load()
 	for i, r := range requests {
-		messages[i] = netlink.Message{Header: netlink.Header{Type: r.kind, Flags: netlink.Request}, Data: r.body}
+		waits = waits || r.waits
+		messages[i] = netlink.Message{Header: netlink.Header{Type: r.kind, Flags: netlink.Request | r.flags}, Data: r.body}
 		if i == last && !r.get {
 			messages[i].Header.Flags |= netlink.Acknowledge
 		}
+	}
+	if c.socket != nil {
+		c.socket.waits = waits
 	}
 	sent, err := c.nl.SendMessages(messages)
 	for i := range messages {
@@ -132,6 +152,9 @@ func (c *conn) batch(requests []request) []result {
 func (c *conn) dump(what string, kind netlink.HeaderType, body []byte) ([][]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.socket != nil {
+		c.socket.waits = true
+	}
 	sent, err := c.nl.Send(netlink.Message{
 		Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: body})
 	if err != nil {

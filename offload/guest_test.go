@@ -396,8 +396,8 @@ func TestClearTextNever(t *testing.T) {
 	}
 }
 
-// TestCrash: what a killed process leaves is removed with the next one's start,
-// and nothing that is not ours.
+// TestCrash: what a killed process leaves goes with the next one's start but for
+// what blocks, and nothing that is not ours.
 func TestCrash(t *testing.T) {
 	a, b := newSites(t)
 	key := "0x" + strings.Repeat("61", 20)
@@ -406,7 +406,8 @@ func TestCrash(t *testing.T) {
 	again := &site{t: t, ns: a.ns}
 	again.open(Options{Table: 222, Priority: 222})
 	list := a.run("ip xfrm state") + a.run("ip xfrm policy")
-	if strings.Count(list, "proto esp") != 1 || !strings.Contains(list, "192.0.2.77") || strings.Contains(list, "dir ") {
+	if strings.Count(list, "proto esp") != 1 || !strings.Contains(list, "192.0.2.77") || strings.Count(list, "dir ") != 1 ||
+		!strings.Contains(list, "dir out action block") {
 		t.Errorf("left behind:\n%s", list)
 	}
 	again.install(pairOf("aes128gcm16"))

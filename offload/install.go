@@ -137,6 +137,9 @@ func (b *Backend) place(q *sa.Pair, how attempt) (*pair, error) {
 	if p.in, p.out, err = b.makeStates(q, how); err != nil {
 		return nil, err
 	}
+	if how.kind != sa.Kernel {
+		b.conn.drivers.Store(true)
+	}
 	if how.kind == sa.Packet {
 		if err := b.letIKEPass(how.egress, q.Remote.Addr().Is6()); err != nil {
 			return nil, err
@@ -225,12 +228,10 @@ func (b *Backend) adopt(p *pair) error {
 	c := b.children[key]
 	fresh := c == nil
 	if fresh {
-		if err := b.router.add(&p.Policy); err != nil {
+		var err error
+		if c, err = b.newChild(&p.Policy); err != nil {
 			return err
 		}
-		c = &child{key: key, route: p.Policy}
-		b.children[key] = c
-		b.occupy(c)
 	}
 	p.child, c.released = c, false
 	c.pairs = append(c.pairs, p)
@@ -247,6 +248,22 @@ func (b *Backend) adopt(p *pair) error {
 	b.pairs[p.ID] = p
 	b.states[p.in.ID], b.states[p.out.ID] = p, p
 	return nil
+}
+
+// newChild has a child that nothing is installed of yet, and its route.
+func (b *Backend) newChild(q *sa.Policy) (*child, error) {
+	if q.LocalTS.From.Is6() {
+		if err := b.letNeighboursPass(); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.router.add(q); err != nil {
+		return nil, err
+	}
+	c := &child{key: keyOf(q), route: *q}
+	b.children[c.key] = c
+	b.occupy(c)
+	return c, nil
 }
 
 // forgetKeys drops the references to the keys, which belong to the pair.
@@ -332,12 +349,10 @@ func (b *Backend) Trap(q sa.Policy) error {
 	c := b.children[key]
 	fresh := c == nil
 	if fresh {
-		if err := b.router.add(&q); err != nil {
+		var err error
+		if c, err = b.newChild(&q); err != nil {
 			return fail(err)
 		}
-		c = &child{key: key, route: q}
-		b.children[key] = c
-		b.occupy(c)
 	}
 	if c.trap == nil || *c.trap != q {
 		c.trapReqid = b.newTrapReqid()

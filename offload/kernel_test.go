@@ -154,8 +154,9 @@ func TestTrapOnKernel(t *testing.T) {
 	}
 }
 
-// TestAfterCrash: what a process leaves that is killed is removed by the next
-// one, and nothing else.
+// TestAfterCrash: what a process leaves that is killed is taken back by the next
+// one, and nothing else. What was protected is blocked until a child has it
+// again, or none wants it.
 func TestAfterCrash(t *testing.T) {
 	ns := coreNamespace(t)
 	foreign := "src 10.99.0.0/24 dst 10.98.0.0/24"
@@ -170,12 +171,27 @@ func TestAfterCrash(t *testing.T) {
 		t.Fatalf("there are %d policies", n)
 	}
 	second := newCore(t, ns)
-	list := first.run("ip xfrm policy")
-	if strings.Count(list, "dir ") != 1 || !strings.Contains(list, foreign) {
-		t.Errorf("the second process leaves\n%s", list)
+	holds := func(policies int, out string) {
+		t.Helper()
+		list := first.run("ip xfrm policy")
+		if strings.Count(list, "dir ") != policies || !strings.Contains(list, foreign) || !strings.Contains(list, out) {
+			t.Errorf("there are\n%s", list)
+		}
 	}
+	const block = "src " + netA + " dst " + netB + " \n\tdir out action block"
+	holds(2, block)
 	if err := second.b.Trap(p); err != nil {
 		t.Errorf("the second process cannot go on: %v", err)
+	}
+	holds(4, "src "+netA+" dst "+netB+" \n\tdir out priority")
+	second.b.forgetRemains() // which are a child's now
+	holds(4, "src "+netA+" dst "+netB+" \n\tdir out priority")
+	third := newCore(t, ns)
+	holds(2, block)
+	third.b.forgetRemains()
+	holds(1, foreign)
+	if err := third.b.Trap(p); err != nil {
+		t.Errorf("the third process cannot go on: %v", err)
 	}
 	if routes := first.routes() + first.run("ip rule"); !strings.Contains(routes, "10.97.0.0/24") ||
 		strings.Count(routes, "lookup 221") != 1 || strings.Count(routes, netB) != 1 {

@@ -53,6 +53,11 @@ func refuses(driver string, k sa.Kind, q *sa.Pair) string {
 	if k == sa.Packet && q.Marking != (sa.Marking{}) {
 		return "a NIC with packet offload looks at no firewall marks and knows no XFRM interfaces"
 	}
+	if k == sa.Packet && q.LocalTS.From.IsValid() && q.LocalTS.From.Is4() != q.Remote.Addr().Is4() {
+		// It looks the peer's address up among the routes of the inner family
+		// (xfrm_bundle_create), and drops what it finds no route for.
+		return "with packet offload the kernel carries neither IPv6 in IPv4 nor the reverse"
+	}
 	l, known := drivers[driver]
 	if !known {
 		return ""

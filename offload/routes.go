@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	nl "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ const routeProtocol = 113
 // of their own, which is looked up for every packet but those that SAs send.
 type router struct {
 	h               *netlink.Handle
+	conn            *conn
 	table, priority int
 	mark            uint32
 	routes          map[netip.Prefix]*route
@@ -73,6 +75,10 @@ func newRouter(o Options) (*router, error) {
 		return nil, err
 	}
 	r.table, r.priority, r.mark, r.routes = o.Table, o.Priority, o.Mark, map[netip.Prefix]*route{}
+	if r.conn, err = dialRoute(); err != nil {
+		r.h.Close()
+		return nil, err
+	}
 	if r.table == 0 {
 		r.table = DefaultTable
 	}
@@ -183,20 +189,21 @@ func (r *router) put(p netip.Prefix, route *route) error {
 		return nil
 	}
 	k := r.kernelRoute(p)
-	k.LinkIndex, k.Src = via.LinkIndex, r.addressIn(route.local)
+	k.device, k.source = uint32(via.LinkIndex), r.addressIn(route.local)
 	switch {
 	case p.Addr().Is4() == route.peer.Is4():
 		// A NIC that encapsulates by itself is given the inner packet, which
 		// then goes to the link address that the kernel finds for it.
-		if k.Gw = via.Gw; k.Gw == nil {
-			k.Gw = route.peer.AsSlice()
+		if k.gateway = via.Gw; k.gateway == nil {
+			k.gateway = route.peer.AsSlice()
 		}
-		k.Flags = int(netlink.FLAG_ONLINK)
 	case p.Addr().Is4():
-		k.Scope = netlink.SCOPE_LINK
+		k.scope = unix.RT_SCOPE_LINK
 	}
-	if err := r.h.RouteReplace(k); err != nil && !errors.Is(err, unix.ENETDOWN) {
-		return fmt.Errorf("add route to %s: %w", p, err)
+	_, err = r.conn.one(request{what: "add route to " + p.String(), kind: unix.RTM_NEWROUTE,
+		flags: nl.Create | nl.Replace, body: k.encode()})
+	if err != nil && !errors.Is(err, unix.ENETDOWN) {
+		return err
 	}
 	route.set = true
 	return nil
@@ -258,25 +265,54 @@ func (r *router) drop(p netip.Prefix, route *route) error {
 	// The kernel itself removes routes with the device and with the address
 	// that is their source hint.
 	k := r.kernelRoute(p)
-	k.Scope = netlink.SCOPE_NOWHERE // whatever it has
-	err := r.h.RouteDel(k)
+	k.scope = unix.RT_SCOPE_NOWHERE // whatever it has
+	_, err := r.conn.one(request{what: "remove route to " + p.String(), kind: unix.RTM_DELROUTE, body: k.encode()})
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove route to %s: %w", p, err)
+		return err
 	}
 	return nil
 }
 
-func (r *router) kernelRoute(p netip.Prefix) *netlink.Route {
-	k := &netlink.Route{
-		Family:   unix.AF_INET,
-		Dst:      &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())},
-		Table:    r.table,
-		Protocol: routeProtocol,
+func (r *router) kernelRoute(p netip.Prefix) kernelRoute {
+	return kernelRoute{to: p, table: uint32(r.table)}
+}
+
+// kernelRoute is a route as the kernel has it (rtnetlink(7)).
+type kernelRoute struct {
+	to              netip.Prefix
+	table           uint32
+	scope           uint8
+	device          uint32 // interface index; 0 is none
+	gateway, source net.IP // nil is none
+}
+
+// encode makes the body of NEWROUTE and DELROUTE.
+func (k kernelRoute) encode() []byte {
+	b := make([]byte, unix.SizeofRtMsg, 64)
+	b[0], b[1] = uint8(familyOf(k.to.Addr())), uint8(k.to.Bits())
+	b[4], b[5], b[6], b[7] = unix.RT_TABLE_UNSPEC, routeProtocol, k.scope, unix.RTN_UNICAST
+	a := attributes{b}
+	a.add(unix.RTA_DST, k.to.Addr().AsSlice())
+	a.addUint32(unix.RTA_TABLE, k.table)
+	if k.device != 0 {
+		a.addUint32(unix.RTA_OIF, k.device)
 	}
-	if p.Addr().Is6() {
-		k.Family = unix.AF_INET6
+	if k.gateway != nil {
+		native.PutUint32(b[8:], unix.RTNH_F_ONLINK)
+		a.add(unix.RTA_GATEWAY, addressBytes(k.gateway, k.to.Addr().Is4()))
 	}
-	return k
+	if k.source != nil {
+		a.add(unix.RTA_PREFSRC, addressBytes(k.source, k.to.Addr().Is4()))
+	}
+	return a.b
+}
+
+// addressBytes is an address as long as its family has them.
+func addressBytes(a net.IP, v4 bool) []byte {
+	if v4 {
+		return a.To4()
+	}
+	return a.To16()
 }
 
 // addressIn returns an address of this machine that the selector holds, which
@@ -318,5 +354,5 @@ func (r *router) close() error {
 		errs = append(errs, r.drop(p, route))
 	}
 	r.h.Close()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.conn.Close())...)
 }

@@ -13,9 +13,13 @@ import (
 	"quicksand/sa"
 )
 
-// ownSeq marks an SA as quicksand's: the kernel keeps the number in an SA's
-// sequence field and uses it for nothing once the SA has keys.
-const ownSeq = 0x71536e64
+// ownSeq, in the upper 12 bits, marks an SA as quicksand's: the kernel keeps the
+// number in an SA's sequence field and uses it for nothing once the SA has keys.
+// It counts its own from 1. The lower bits differ between SAs, for the kernel
+// finds SAs by the number and would have all in one chain.
+const ownSeq = 0x71500000
+
+func isOwnSeq(seq uint32) bool { return seq>>20 == ownSeq>>20 }
 
 // mappingTime is how long the kernel says nothing more of packets that come from
 // a new place, in seconds. Before 5.17 it says so for each of them.
@@ -89,7 +93,7 @@ func (s *state) encode() []byte {
 	b[76] = uint8(s.ID.Proto)
 	putAddr(b[80:], s.Src)
 	s.Limits.put(b[96:])
-	native.PutUint32(b[204:], ownSeq)
+	native.PutUint32(b[204:], ownSeq|uint32(s.ID.SPI)&0xfffff)
 	native.PutUint32(b[208:], s.Reqid)
 	native.PutUint16(b[212:], familyOf(s.ID.Dst))
 	b[214] = kernelMode(s.Mode)

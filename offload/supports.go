@@ -32,6 +32,8 @@ func (b *Backend) Supports(q *sa.Pair) error {
 
 func (b *Backend) supports(q *sa.Pair) error {
 	switch {
+	case q.Lanes > 1:
+		return fmt.Errorf("the kernel does not spread a child over %d SAs, as parallel_sas asks", q.Lanes)
 	case q.Encap && q.Suite.Protocol != sa.ESP:
 		return errors.New("only ESP can be encapsulated in UDP")
 	case q.Encap && b.o.NATT == nil:
@@ -125,7 +127,7 @@ func (b *Backend) trialAt(k trialKey, how attempt) (*seen, error) {
 		if err != nil {
 			return nil, err
 		}
-		got := b.conn.do(request{what: "make SA", kind: msgNewSA, body: in.encode()}, reading(in.ID))
+		got := b.conn.do(request{what: "make SA", kind: msgNewSA, body: in.encode(), waits: true}, reading(in.ID))
 		if errors.Is(got[0].err, unix.EEXIST) {
 			continue
 		}
@@ -163,38 +165,4 @@ func (b *Backend) probe() error {
 		errs = append(errs, err)
 	}
 	return fmt.Errorf("%w: %w; %w", ErrNoESP, errs[0], errs[1])
-}
-
-// sweep removes what an earlier process of quicksand left in the kernel.
-func (b *Backend) sweep() error {
-	var requests []request
-	policies, err := b.conn.dump("list policies", msgGetPolicy, nil)
-	if err != nil {
-		return err
-	}
-	for _, body := range policies {
-		if p, err := decodePolicy(body); err == nil && isOwnIndex(p.Index) {
-			requests = append(requests, request{what: "remove stale policy", kind: msgDelPolicy, body: p.encodeID()})
-		}
-	}
-	n := len(requests)
-	states, err := b.conn.dump("list SAs", msgGetSA, nil)
-	if err != nil {
-		return err
-	}
-	for _, body := range states {
-		if s, err := decodeState(body, lenState); err == nil && s.Seq == ownSeq {
-			requests = append(requests, deletion(s.ID))
-		}
-	}
-	var errs []error
-	for _, r := range b.conn.do(requests...) {
-		if r.err != nil && !absent(r.err) {
-			errs = append(errs, r.err)
-		}
-	}
-	if len(requests) > 0 {
-		b.log.Warn("removed what an earlier process left in the kernel", "policies", n, "sas", len(requests)-n)
-	}
-	return errors.Join(errs...)
 }

@@ -9,9 +9,11 @@ import (
 )
 
 // The kernel does not say when an SA is first used, so new pairs are looked at:
-// often while they are young, for then the daemon waits for it.
+// soon and often where another pair of the child is to go then, for the daemon
+// waits for that; at leisure where there is none.
 const (
 	watchFirst = 10 * time.Millisecond
+	watchAlone = time.Second
 	watchLast  = 30 * time.Second
 )
 
@@ -24,11 +26,25 @@ func (w watch) interval(now time.Time) time.Duration {
 	return min(max(now.Sub(w.since)/2, watchFirst), watchLast)
 }
 
+// due reports whether the pair is looked at now: early, rather than that each
+// of many pairs has a time of its own.
+func (w watch) due(now time.Time) bool {
+	return w.next.Sub(now) <= w.interval(now)/4
+}
+
 // watchSoon has a new pair watched. The lock is held.
 func (b *Backend) watchSoon(p *pair) {
 	now := time.Now()
-	p.watch = watch{now, now.Add(watchFirst)}
+	wait := watchFirst
+	if len(p.child.pairs) == 1 {
+		wait = watchAlone
+	}
+	p.watch = watch{now, now.Add(wait)}
 	b.unused[p.ID] = p
+	if !p.watch.next.Before(b.watching) {
+		return
+	}
+	b.watching = p.watch.next
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -42,7 +58,10 @@ func (b *Backend) watchPairs() {
 	defer timer.Stop()
 	for {
 		b.mu.Lock()
-		timer.Reset(b.lookForUse(time.Now()))
+		now := time.Now()
+		wait := b.lookForUse(now)
+		b.watching = now.Add(wait)
+		timer.Reset(wait)
 		b.mu.Unlock()
 		select {
 		case <-b.stop:
@@ -60,8 +79,8 @@ func (b *Backend) lookForUse(now time.Time) time.Duration {
 	var due []*pair
 	var requests []request
 	for _, p := range b.unused {
-		if left := p.watch.next.Sub(now); left > 0 {
-			wait = min(wait, left)
+		if !p.watch.due(now) {
+			wait = min(wait, p.watch.next.Sub(now))
 			continue
 		}
 		due = append(due, p)

@@ -54,7 +54,7 @@ func TestStateIsReadByOthers(t *testing.T) {
 		Id:    nl.XfrmId{Daddr: addr(outerA), Spi: 0x04030201, Proto: 50},
 		Saddr: addr(outerB),
 		Lft:   nl.XfrmLifetimeCfg{SoftByteLimit: 1, HardByteLimit: 2, SoftPacketLimit: 3, HardPacketLimit: 4, HardAddExpiresSeconds: 2},
-		Seq:   ownSeq, Reqid: 9, Family: unix.AF_INET, Mode: 0, ReplayWindow: 32, Flags: flagDecapDSCP,
+		Seq:   ownSeq | 0x20304, Reqid: 9, Family: unix.AF_INET, Mode: 0, ReplayWindow: 32, Flags: flagDecapDSCP,
 	}
 	if !reflect.DeepEqual(*got, want) {
 		t.Errorf("got  %+v\nwant %+v", *got, want)

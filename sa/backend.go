@@ -49,6 +49,7 @@ const (
 	FirstUse                         // the first authentic packet came in on the pair
 	Acquire                          // a packet met a trap policy with no pair
 	Remapped                         // authentic packets come from a new Remote
+	Moved                            // the pair's packets take another way: its placement is another
 	Lost                             // the pair is gone: its device went away
 )
 
@@ -56,7 +57,7 @@ func (k EventKind) String() string {
 	if k < SoftExpired || k > Lost {
 		return "none"
 	}
-	return [...]string{"soft expired", "hard expired", "first use", "acquire", "remapped", "lost"}[k-1]
+	return [...]string{"soft expired", "hard expired", "first use", "acquire", "remapped", "moved", "lost"}[k-1]
 }
 
 // Event is a backend's report. Pair is the pair's ID; Acquire has Policy in
@@ -67,6 +68,8 @@ type Event struct {
 	Policy Policy         // of Acquire
 	Packet [2]Selector    // of Acquire: what met the trap, from and to, where that is known
 	Remote netip.AddrPort // of Remapped
+
+	Placement Placement // of Moved
 }
 
 // Backend carries pairs. Its methods are called from one goroutine and return
@@ -76,7 +79,9 @@ type Backend interface {
 	// Kinds lists what the backend can be, best first.
 	Kinds() []Kind
 	// Supports says why the pair cannot be carried, in words for the operator,
-	// or returns nil. Only Policy, Suite, Encap and Offload need be set.
+	// or returns nil. Only Policy, Suite, Encap, Offload and Lanes need be set.
+	// A backend that cannot spread a child's flows over pairs refuses those with
+	// several Lanes.
 	Supports(p *Pair) error
 	// ReserveSPI returns an SPI for an inbound SA at the local address that
 	// nothing else there uses, until it is installed or released.
@@ -89,12 +94,20 @@ type Backend interface {
 	Install(p *Pair) (Placement, error)
 	// Activate sends the child's outbound traffic over the pair from now on.
 	// A pair of the same child that was active goes on receiving.
+	//
+	// With several Lanes it is the traffic of the pair's lane, which p names anew:
+	// a pair may come to another lane than it was installed with. Which lane a
+	// packet belongs to follows from its addresses, protocol and ports, of a
+	// fragment from its addresses alone, so that no flow is ever reordered while
+	// its lane has a pair. What belongs to a lane that has none goes over those of
+	// the others, at once and in the same way.
 	Activate(p *Pair) error
 	// Update moves an installed pair to the endpoints and Encap in p, which is
 	// otherwise the pair installed under p.ID.
 	Update(p *Pair) error
-	// Remove takes the pair out. Traffic of its child goes over the newest
-	// pair of the child that is left, to a trap, or nowhere: never out in clear.
+	// Remove takes the pair out. Traffic of its lane goes over the lane's newest
+	// pair that is left, or over other lanes; where the child has no pair any more
+	// to a trap, or nowhere: never out in clear.
 	Remove(p *Pair) error
 	// Counters returns what the pair has carried.
 	Counters(p *Pair) (in, out Counters, err error)

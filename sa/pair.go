@@ -107,6 +107,11 @@ type Pair struct {
 	Lifetime Lifetime
 	// ReplayWindow is in packets; 0 turns replay protection off.
 	ReplayWindow uint32
+	// Lane is which of its child's parallel pairs this is, and Lanes how many
+	// the child has: each carries the part of the outbound flows that falls to
+	// it. 0 and 1 (or 0) where there are no others; a pair that renegotiates
+	// another has its lane.
+	Lane, Lanes uint8
 	// OriginalLocal and OriginalRemote are the addresses that transport mode's
 	// checksums were made with, where a NAT changed them (RFC 3948 section
 	// 3.1.2); else they are not valid.

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 packages=(
-  charon-systemd strongswan-swanctl strongswan-pki
+  systemd charon-systemd strongswan-swanctl strongswan-pki
   libcharon-extra-plugins libcharon-extauth-plugins
   libstrongswan-standard-plugins libstrongswan-extra-plugins
   iproute2 iputils-ping nftables iperf3 tcpdump tshark

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -30,6 +28,9 @@ type SocketOptions struct {
 	Ring      int           // entries of each ring, a power of two; 0 is 2048
 	Copy      bool          // do not try without a copy
 	BusyPoll  time.Duration // poll the driver so long when waiting; 0 is off
+	// Poll waits a moment for files, and says whether one is ready, before Wait
+	// leaves waiting to the runtime's poller; nil is not at all.
+	Poll func([]unix.PollFd) bool
 }
 
 func (o *SocketOptions) defaults() error {
@@ -54,18 +55,23 @@ func (o *SocketOptions) defaults() error {
 }
 
 // Socket is an AF_XDP socket: the Port of one receive queue, or of some of
-// its packets.
+// its packets. What it sends goes by a second one. A kernel that copies also
+// sends when the socket is polled for what it receives, and lets only one
+// thread send at a time: whoever waits for frames would do the work of those
+// who send, or wait for them.
 type Socket struct {
-	fd       int
+	fd, out  int // receives; sends
+	wake     int // an eventfd
 	queue    int
-	file     *os.File // has fd
-	raw      syscall.RawConn
 	umem     *umem
 	rx       *ring[unix.XDPDesc]
 	tx       *ring[unix.XDPDesc]
 	zeroCopy bool
+	poll     func([]unix.PollFd) bool
 	closed   atomic.Bool
+	woken    atomic.Bool
 	waiting  sync.Mutex // held by Wait, so that Close does not pull its rings away
+	waking   sync.Mutex // guards wake, which goes with Close
 }
 
 var _ Port = (*Socket)(nil)
@@ -88,7 +94,7 @@ func OpenSockets(device string, queue, n int, o SocketOptions) ([]*Socket, error
 	}
 	var sockets []*Socket
 	for i := range n {
-		s := &Socket{queue: queue, umem: u}
+		s := &Socket{queue: queue, umem: u, fd: -1, out: -1, wake: -1, poll: o.Poll}
 		sockets = append(sockets, s)
 		u.users++
 		if err = s.open(at.Index, sockets[0], o); err != nil {
@@ -102,12 +108,11 @@ func OpenSockets(device string, queue, n int, o SocketOptions) ([]*Socket, error
 }
 
 func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
-	if s.fd, err = unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-		return fmt.Errorf("create socket: %w", err)
+	if s.fd, err = newSocket(); err != nil {
+		return err
 	}
-	s.file = os.NewFile(uintptr(s.fd), "AF_XDP")
-	if s.raw, err = s.file.SyscallConn(); err != nil {
-		return fmt.Errorf("create socket: %w", err)
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("create eventfd: %w", err)
 	}
 	if s == first {
 		// The kernel never has more completions than frames.
@@ -115,25 +120,7 @@ func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
 			return err
 		}
 	}
-	// When it copies, the kernel counts what it sends against the send buffer,
-	// and leaves the rest in the ring. Room for all frames at once is enough.
-	room := o.Frames * 2 * o.FrameSize
-	if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
-		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, room) // up to the system's limit
-	}
-	for _, option := range []int{unix.XDP_RX_RING, unix.XDP_TX_RING} {
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, option, o.Ring); err != nil {
-			return fmt.Errorf("size ring: %w", err)
-		}
-	}
-	at, err := ringOffsets(s.fd)
-	if err != nil {
-		return err
-	}
-	if s.rx, err = mapRing[unix.XDPDesc](s.fd, unix.XDP_PGOFF_RX_RING, at.Rx, o.Ring); err != nil {
-		return err
-	}
-	if s.tx, err = mapRing[unix.XDPDesc](s.fd, unix.XDP_PGOFF_TX_RING, at.Tx, o.Ring); err != nil {
+	if s.rx, err = openRing(s.fd, unix.XDP_RX_RING, o.Ring); err != nil {
 		return err
 	}
 	if o.BusyPoll > 0 {
@@ -141,7 +128,12 @@ func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
 			return err
 		}
 	}
-	if err := s.bind(index, first, o.Copy); err != nil {
+	if s == first {
+		err = s.bindFirst(index, o.Copy)
+	} else {
+		err = s.share(s.fd, index, first)
+	}
+	if err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	if s == first {
@@ -152,7 +144,51 @@ func (s *Socket) open(index int, first *Socket, o SocketOptions) (err error) {
 		return fmt.Errorf("read mode: %w", err)
 	}
 	s.zeroCopy = options&unix.XDP_OPTIONS_ZEROCOPY != 0
+	return s.openOut(index, first, o)
+}
+
+// openOut opens the socket that sends.
+func (s *Socket) openOut(index int, first *Socket, o SocketOptions) (err error) {
+	if s.out, err = newSocket(); err != nil {
+		return err
+	}
+	// When it copies, the kernel counts what it sends against the send buffer,
+	// and leaves the rest in the ring. Room for all frames at once is enough.
+	room := o.Frames * 2 * o.FrameSize
+	if unix.SetsockoptInt(s.out, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, room) != nil {
+		_ = unix.SetsockoptInt(s.out, unix.SOL_SOCKET, unix.SO_SNDBUF, room) // up to the system's limit
+	}
+	if s.tx, err = openRing(s.out, unix.XDP_TX_RING, o.Ring); err != nil {
+		return err
+	}
+	if err := s.share(s.out, index, first); err != nil {
+		return fmt.Errorf("bind to send: %w", err)
+	}
 	return nil
+}
+
+func newSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("create socket: %w", err)
+	}
+	return fd, nil
+}
+
+// openRing makes and maps the ring of descriptors that is named by the socket
+// option that sizes it.
+func openRing(fd, option, entries int) (*ring[unix.XDPDesc], error) {
+	if err := unix.SetsockoptInt(fd, unix.SOL_XDP, option, entries); err != nil {
+		return nil, fmt.Errorf("size ring: %w", err)
+	}
+	at, err := ringOffsets(fd)
+	if err != nil {
+		return nil, err
+	}
+	if option == unix.XDP_TX_RING {
+		return mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_TX_RING, at.Tx, entries)
+	}
+	return mapRing[unix.XDPDesc](fd, unix.XDP_PGOFF_RX_RING, at.Rx, entries)
 }
 
 func (s *Socket) busyPoll(d time.Duration) error {
@@ -166,12 +202,9 @@ func (s *Socket) busyPoll(d time.Duration) error {
 	return nil
 }
 
-func (s *Socket) bind(index int, first *Socket, copied bool) error {
+// bindFirst binds the socket that has the queue's frames.
+func (s *Socket) bindFirst(index int, copied bool) error {
 	address := &unix.SockaddrXDP{Ifindex: uint32(index), QueueID: uint32(s.queue)}
-	if s != first {
-		address.Flags, address.SharedUmemFD = unix.XDP_SHARED_UMEM, uint32(first.fd)
-		return unix.Bind(s.fd, address)
-	}
 	if !copied {
 		address.Flags = unix.XDP_ZEROCOPY | unix.XDP_USE_NEED_WAKEUP
 		if unix.Bind(s.fd, address) == nil {
@@ -180,6 +213,12 @@ func (s *Socket) bind(index int, first *Socket, copied bool) error {
 	}
 	address.Flags = unix.XDP_COPY | unix.XDP_USE_NEED_WAKEUP
 	return unix.Bind(s.fd, address)
+}
+
+// share binds a socket beside the first one.
+func (s *Socket) share(fd, index int, first *Socket) error {
+	return unix.Bind(fd, &unix.SockaddrXDP{Ifindex: uint32(index), QueueID: uint32(s.queue),
+		Flags: unix.XDP_SHARED_UMEM, SharedUmemFD: uint32(first.fd)})
 }
 
 // ZeroCopy says whether frames are moved without a copy, as the kernel says.
@@ -215,47 +254,55 @@ func (s *Socket) Receive(frames []Frame) int {
 	return n
 }
 
-// Wait implements Port. The goroutine waits by the runtime's own poller, so
-// that no processor of the runtime's waits with it.
+// Wait implements Port. It does not go through the runtime's poller, which
+// would wake a thread for each frame, also while the socket's own is at work.
 func (s *Socket) Wait(timeout time.Duration) (bool, error) {
 	s.waiting.Lock()
 	defer s.waiting.Unlock()
+	var end time.Time
 	if timeout >= 0 {
-		late := time.AfterFunc(timeout, s.Wake)
-		defer late.Stop()
+		end = time.Now().Add(timeout)
 	}
-	first, gone := true, false
-	err := s.raw.Read(func(fd uintptr) bool {
-		if s.rx.ready() > 0 {
-			return true
+	for {
+		switch {
+		case s.closed.Load():
+			return false, ErrClosed
+		case s.rx.ready() > 0:
+			return true, nil
+		case s.woken.Swap(false):
+			return false, nil
+		case timeout >= 0 && !time.Now().Before(end):
+			return false, nil
 		}
-		if !first {
-			// The poller says that there is something.
-			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(fds, 0)
-			gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
+		fds := [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
+		if s.poll == nil || timeout >= 0 || !s.poll(fds[:]) {
+			most := -1
+			if timeout >= 0 {
+				most = int((time.Until(end) + time.Millisecond - 1).Milliseconds())
+			}
+			if _, err := unix.Poll(fds[:], max(most, -1)); err != nil && err != unix.EINTR {
+				return false, fmt.Errorf("wait for frames: %w", err)
+			}
 		}
-		first = false
-		return gone
-	})
-	switch {
-	case gone:
-		return false, errors.New("wait for frames: the device is gone")
-	case err == nil:
-		return true, nil
-	case !errors.Is(err, os.ErrDeadlineExceeded):
-		return false, ErrClosed
+		if fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+			return false, errors.New("wait for frames: the device is gone")
+		}
+		if fds[1].Revents != 0 {
+			var count [8]byte
+			_, _ = unix.Read(s.wake, count[:]) // it is there
+		}
 	}
-	if err := s.file.SetReadDeadline(time.Time{}); err != nil {
-		return false, ErrClosed
-	}
-	return s.rx.ready() > 0, nil
 }
 
 // Wake implements Port.
 func (s *Socket) Wake() {
-	// It fails once the socket is closed, when there is nobody to wake.
-	_ = s.file.SetReadDeadline(time.Unix(1, 0))
+	s.waking.Lock()
+	defer s.waking.Unlock()
+	s.woken.Store(true)
+	if s.wake >= 0 {
+		one := [8]byte{1}
+		_, _ = unix.Write(s.wake, one[:]) // it can only be readable already
+	}
 }
 
 // Alloc implements Port.
@@ -294,13 +341,14 @@ const atOnce = 32
 func (s *Socket) push() error {
 	waiting := len(s.tx.entries) - s.tx.room()
 	for calls := waiting/atOnce + 2; calls > 0 && s.tx.sleeping() && s.tx.room() < len(s.tx.entries); calls-- {
-		err := unix.Sendto(s.fd, nil, unix.MSG_DONTWAIT, nil)
+		// It ends in the device's queue: the runtime need not be told.
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.out), 0, 0, unix.MSG_DONTWAIT, 0, 0)
 		switch {
-		case err == nil && s.zeroCopy, errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOBUFS):
+		case errno == 0 && s.zeroCopy, errno == unix.EBUSY, errno == unix.ENOBUFS:
 			// The driver sends when it can; what is left waits for the next call.
 			return nil
-		case err != nil && !errors.Is(err, unix.EAGAIN):
-			return fmt.Errorf("send frames: %w", err)
+		case errno != 0 && errno != unix.EAGAIN && errno != unix.EINTR:
+			return fmt.Errorf("send frames: %w", errno)
 		}
 	}
 	return nil
@@ -331,13 +379,15 @@ type SocketStats struct {
 
 // Stats returns the kernel's counters of the socket.
 func (s *Socket) Stats() (SocketStats, error) {
-	var x unix.XDPStatistics
-	if err := getsockopt(s.fd, unix.XDP_STATISTICS, unsafe.Pointer(&x), unsafe.Sizeof(x)); err != nil {
-		return SocketStats{}, fmt.Errorf("read socket counters: %w", err)
+	var in, out unix.XDPStatistics
+	for fd, x := range map[int]*unix.XDPStatistics{s.fd: &in, s.out: &out} {
+		if err := getsockopt(fd, unix.XDP_STATISTICS, unsafe.Pointer(x), unsafe.Sizeof(*x)); err != nil {
+			return SocketStats{}, fmt.Errorf("read socket counters: %w", err)
+		}
 	}
 	return SocketStats{
-		Dropped: x.Rx_dropped, RingFull: x.Rx_ring_full, FillEmpty: x.Rx_fill_ring_empty_descs,
-		InvalidReceive: x.Rx_invalid_descs, InvalidSend: x.Tx_invalid_descs,
+		Dropped: in.Rx_dropped, RingFull: in.Rx_ring_full, FillEmpty: in.Rx_fill_ring_empty_descs,
+		InvalidReceive: in.Rx_invalid_descs, InvalidSend: out.Tx_invalid_descs,
 	}, nil
 }
 
@@ -347,11 +397,17 @@ func (s *Socket) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.Wake()
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	s.waking.Lock()
+	defer s.waking.Unlock()
 	var errs []error
-	if s.file != nil {
-		errs = append(errs, s.file.Close())
-		s.waiting.Lock()
-		defer s.waiting.Unlock()
+	for _, fd := range []*int{&s.fd, &s.out, &s.wake} {
+		if *fd >= 0 {
+			errs = append(errs, unix.Close(*fd))
+			*fd = -1
+		}
 	}
 	errs = append(errs, s.rx.unmap(), s.tx.unmap(), s.umem.close())
 	return errors.Join(errs...)

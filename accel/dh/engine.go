@@ -9,9 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
-	"time"
-
-	"quicksand/accel"
+	"sync/atomic"
 )
 
 // Request asks for a key pair, a shared secret, or both. Its fields stay
@@ -88,6 +86,8 @@ type Engine struct {
 	queue  queue
 	idle   int // workers that wait for work
 	stats  Stats
+
+	waiting atomic.Int64 // length of the queue, for who does not hold mu
 }
 
 // New makes an engine and starts its workers. It fails where a worker cannot be
@@ -123,7 +123,7 @@ func New(o Options) (*Engine, error) {
 			core = o.Cores[i : i+1]
 		}
 		e.workers.Add(1)
-		go e.run(core, ready)
+		go newWorker(e).run(core, ready)
 	}
 	var err error
 	for range o.Workers {
@@ -168,6 +168,7 @@ func (e *Engine) put(r *Request) error {
 		e.stats.Refused++
 		return ErrQueueFull
 	}
+	e.waiting.Store(int64(e.queue.length))
 	return nil
 }
 
@@ -210,76 +211,6 @@ func (e *Engine) Close() {
 		r.Done(Result{Err: ErrClosed})
 	}
 	e.workers.Wait()
-}
-
-// run is a worker. One with a core of its own never unlocks its thread, so that
-// the thread ends with it: nothing else of the process is to inherit the pinning.
-// One without takes whatever thread there is: to hand a request to a locked
-// thread and back costs two more wake-ups, half as much as X25519 itself.
-func (e *Engine) run(core []int, ready chan<- error) {
-	defer e.workers.Done()
-	if core != nil {
-		runtime.LockOSThread()
-		nameThread()
-		if err := accel.Pin(core...); err != nil {
-			ready <- err
-			return
-		}
-	}
-	ready <- nil
-	for {
-		batch := e.take()
-		if batch == nil {
-			return
-		}
-		out := make([]Result, len(batch))
-		begun := time.Now()
-		e.kernels[batch[0].Group].compute(e.random, batch, out)
-		e.count(batch[0].Group, out, time.Since(begun))
-		for i, r := range batch {
-			r.Done(out[i])
-		}
-	}
-}
-
-// take waits for requests of one group, and returns nil once the engine is
-// closed. It never waits for more of them: a request that comes alone is computed
-// alone at once, and while that runs others gather, so lanes fill by themselves
-// when there is more to do than time. It leaves a fair part to workers that have
-// nothing to do.
-func (e *Engine) take() []*Request {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.idle++
-	for e.queue.length == 0 && !e.closed {
-		e.work.Wait()
-	}
-	e.idle--
-	batch := e.queue.take(func(g Group, waiting int) int {
-		return fairPart(e.kernels[g].lanes(), waiting, e.idle)
-	})
-	e.stats.Running += len(batch)
-	return batch
-}
-
-// fairPart is how many of the waiting requests a worker takes while a number of
-// others is idle.
-func fairPart(lanes, waiting, idle int) int {
-	return min(lanes, (waiting+idle)/(idle+1))
-}
-
-func (e *Engine) count(g Group, out []Result, took time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.queue.took(g, took)
-	e.stats.Running -= len(out)
-	e.stats.Answered += uint64(len(out))
-	e.stats.Batches++
-	for _, r := range out {
-		if errors.Is(r.Err, ErrPublic) {
-			e.stats.Invalid++
-		}
-	}
 }
 
 // lockedReader lets workers share a random source.

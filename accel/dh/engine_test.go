@@ -370,6 +370,81 @@ func TestQueueShare(t *testing.T) {
 	}
 }
 
+// A worker that computes makes way for what costs little and is to be served
+// first, and for nothing else.
+func TestMakeWay(t *testing.T) {
+	const ms = time.Millisecond
+	one := func(Group, int) int { return 1 }
+	for name, c := range map[string]struct {
+		cost, running time.Duration // of the request, and of what is computed
+		had           time.Duration // by the request's group, of which each has had
+		makesWay      bool
+	}{
+		"cheap":                 {ms, 10 * ms, 0, true},
+		"not cheap enough":      {2 * ms, 10 * ms, 0, false},
+		"cost not known":        {0, 10 * ms, 0, false},
+		"has had its share":     {ms, 10 * ms, 11 * ms, false},
+		"and has had it nearly": {ms, 10 * ms, 9 * ms, true},
+	} {
+		q := queue{limit: 10}
+		q.put(&Request{Group: MODP4096})
+		q.take(one)
+		q.took(MODP4096, c.running)
+		q.put(&Request{Group: MODP4096})
+		q.take(one)
+		q.put(&Request{Group: MODP4096}) // the same group never is what is made way for
+		q.put(&Request{Group: Curve25519})
+		q.lines[Curve25519].had, q.lines[Curve25519].cost = c.had, c.cost
+		if batch := q.takeCheap(MODP4096, one); (len(batch) == 1) != c.makesWay {
+			t.Errorf("%s: %d requests taken", name, len(batch))
+		}
+	}
+}
+
+// A power of a worker that is alone is interrupted by a request that comes
+// meanwhile, and both answers are right.
+func TestInterrupted(t *testing.T) {
+	e := newEngine(t, Options{Workers: 1})
+	if _, ok := e.kernels[MODP8192].(pauser); !ok || MODP8192.Level() == generic {
+		t.Skip("no level that makes way")
+	}
+	keys, want := map[Group]Result{}, map[Group][]byte{}
+	for _, g := range []Group{MODP8192, Curve25519} {
+		keys[g] = ask(t, e, Request{Group: g}) // its cost is known now
+		secret, err := shared(g, keys[g].Private, keys[g].Public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[g] = secret
+	}
+	interrupted := 0
+	for range 20 {
+		answers := make(chan Result, 2)
+		for _, g := range []Group{MODP8192, Curve25519} {
+			err := e.Submit(Request{Group: g, Private: keys[g].Private, Peer: keys[g].Public, Done: func(r Result) { answers <- r }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for e.Stats().Running == 0 {
+				runtime.Gosched()
+			}
+		}
+		for n := range 2 {
+			r := <-answers
+			g := r.Private.Group()
+			if n == 0 && g == Curve25519 {
+				interrupted++
+			}
+			if r.Err != nil || !bytes.Equal(r.Shared, want[g]) {
+				t.Fatalf("%s: %x, %v, want %x", g, r.Shared, r.Err, want[g])
+			}
+		}
+	}
+	if interrupted == 0 {
+		t.Error("MODP-8192 never made way for Curve25519")
+	}
+}
+
 // Many askers, wiping as they go, while the engine closes under them: every
 // request that was accepted is answered once.
 func TestConcurrent(t *testing.T) {

@@ -194,3 +194,9 @@ type kernel interface {
 	// and calls no Done.
 	compute(random io.Reader, batch []*Request, out []Result)
 }
+
+// pauser is a kernel that can call a function every so often while it computes.
+type pauser interface {
+	kernel
+	pausing(pause func()) kernel
+}

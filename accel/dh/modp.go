@@ -32,6 +32,13 @@ func newMODP(prime string, bits int, level modexp.Level) *modp {
 	return &modp{modulus: m, top: p, bits: bits}
 }
 
+// pausing implements pauser.
+func (m *modp) pausing(pause func()) kernel {
+	with := *m
+	with.modulus = m.modulus.Pausing(pause)
+	return &with
+}
+
 func (m *modp) lanes() int { return m.modulus.Lanes() }
 
 // compute makes the key pairs first, then the secrets. It looks at the peers'

@@ -48,17 +48,45 @@ func (q *queue) put(r *Request) bool {
 // take removes and returns up to lanes requests of the group that is to be served
 // next, of which a number waits. It returns nil where none does.
 func (q *queue) take(lanes func(g Group, waiting int) int) []*Request {
-	if q.length == 0 {
+	g, l := q.first()
+	if l == nil {
 		return nil
 	}
-	var group Group
-	var l *line
+	return q.remove(l, lanes(g, l.length))
+}
+
+// cheap is what requests cost that others make way for: at most so much of what
+// those cost, in whose caches they leave their own numbers.
+const cheap = 8
+
+// takeCheap is take for a worker that computes requests of a group already. It
+// returns nil unless those that are next are to be served before that group's
+// and cost little.
+func (q *queue) takeCheap(than Group, lanes func(g Group, waiting int) int) []*Request {
+	g, l := q.first()
+	m := q.lines[than]
+	if l == nil || m == nil || l.cost == 0 || l.cost > m.cost/cheap || l.had >= m.had {
+		return nil
+	}
+	return q.remove(l, lanes(g, l.length))
+}
+
+// first returns the line that is to be served next, nil where nothing waits.
+func (q *queue) first() (group Group, l *line) {
+	if q.length == 0 {
+		return 0, nil
+	}
 	for g, m := range q.lines {
 		if m.length > 0 && (l == nil || m.before(l)) {
 			group, l = g, m
 		}
 	}
-	batch := l.take(min(lanes(group, l.length), l.length))
+	return group, l
+}
+
+// remove takes up to n requests out of a line, and charges it for them.
+func (q *queue) remove(l *line, n int) []*Request {
+	batch := l.take(min(n, l.length))
 	for _, r := range batch {
 		if q.waits[r.Requester]--; q.waits[r.Requester] == 0 {
 			delete(q.waits, r.Requester)

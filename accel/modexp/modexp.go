@@ -73,13 +73,14 @@ type Modulus struct {
 	nat   *bigmod.Modulus
 	two   *bigmod.Nat
 	level Level
-	fast  fast // nil for Generic
+	fast  fast   // nil for Generic
+	pause func() // called between windows
 }
 
 // fast is a level in assembly. It takes up to lanes powers at a time.
 type fast interface {
-	power(out, bases, exponents [][]byte)
-	powerOfTwo(out, exponents [][]byte)
+	power(out, bases, exponents [][]byte, pause func())
+	powerOfTwo(out, exponents [][]byte, pause func())
 }
 
 // New prepares the prime p, big-endian, at a level that Levels lists. p is a
@@ -99,7 +100,7 @@ func New(p []byte, length int, level Level) (*Modulus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare modulus: %w", err)
 	}
-	m := &Modulus{size: len(p), nat: nat, two: bigmod.NewNat().SetUint(2).ExpandFor(nat), level: level}
+	m := &Modulus{size: len(p), nat: nat, two: bigmod.NewNat().SetUint(2).ExpandFor(nat), level: level, pause: func() {}}
 	switch level {
 	case IFMA:
 		m.fast = newWide(p, length)
@@ -114,6 +115,16 @@ func (m *Modulus) Size() int { return m.size }
 
 // Level returns the level that the modulus was prepared for.
 func (m *Modulus) Level() Level { return m.level }
+
+// Pausing returns the modulus with a function that is called in between, each
+// time after some tens of microseconds, so that a power which takes long does
+// not keep others from the CPU. Generic never calls it. How often it is called
+// follows from the exponents' lengths.
+func (m *Modulus) Pausing(pause func()) *Modulus {
+	with := *m
+	with.pause = pause
+	return &with
+}
 
 // Lanes returns how many powers are best computed together: Lanes or 1.
 func (m *Modulus) Lanes() int {
@@ -131,7 +142,7 @@ func (m *Modulus) Power(out, bases, exponents [][]byte) {
 	for len(out) > 0 {
 		n := min(len(out), m.Lanes())
 		if m.fast != nil {
-			m.fast.power(out[:n], bases[:n], exponents[:n])
+			m.fast.power(out[:n], bases[:n], exponents[:n], m.pause)
 		} else {
 			m.one(out[0], bases[0], exponents[0])
 		}
@@ -144,7 +155,7 @@ func (m *Modulus) PowerOfTwo(out, exponents [][]byte) {
 	for len(out) > 0 {
 		n := min(len(out), m.Lanes())
 		if m.fast != nil {
-			m.fast.powerOfTwo(out[:n], exponents[:n])
+			m.fast.powerOfTwo(out[:n], exponents[:n], m.pause)
 		} else {
 			copy(out[0], bigmod.NewNat().Exp(m.two, exponents[0], m.nat).Bytes(m.nat))
 		}

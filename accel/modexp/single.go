@@ -43,7 +43,7 @@ func (k *single) prepare(n *big.Int, length int) {
 }
 
 // power is base^x mod p, by windows of four bits.
-func (k *single) power(out, base, x []byte) {
+func (k *single) power(out, base, x []byte, pause func()) {
 	n := k.limbs
 	all := words.Take((2+1<<window)*n + k.room)
 	defer words.Give(all)
@@ -67,12 +67,13 @@ func (k *single) power(out, base, x []byte) {
 		}
 		k.pick(factor, table, nibble(x, i))
 		k.mul(acc, acc, factor, room)
+		pause()
 	}
 	k.finish(out, acc, factor, room)
 }
 
 // powerOfTwo is 2^x mod p for an x of no more bits than the comb has.
-func (k *single) powerOfTwo(out, x []byte) {
+func (k *single) powerOfTwo(out, x []byte, pause func()) {
 	c := k.fixed()
 	n := k.limbs
 	all := words.Take(2*n + k.room)
@@ -90,6 +91,7 @@ func (k *single) powerOfTwo(out, x []byte) {
 			k.pick(factor, table, c.digit(x, t, column))
 			k.mul(acc, acc, factor, room)
 		}
+		pause()
 	}
 	k.finish(out, acc, factor, room)
 }
@@ -105,19 +107,19 @@ func (k *single) finish(out []byte, acc, one, room []uint64) {
 // alone makes single a level: one power after the other.
 type alone struct{ *single }
 
-func (a alone) power(out, bases, exponents [][]byte) {
+func (a alone) power(out, bases, exponents [][]byte, pause func()) {
 	for i := range out {
-		a.single.power(out[i], bases[i], exponents[i])
+		a.single.power(out[i], bases[i], exponents[i], pause)
 	}
 }
 
-func (a alone) powerOfTwo(out, exponents [][]byte) {
+func (a alone) powerOfTwo(out, exponents [][]byte, pause func()) {
 	for i := range out {
 		if 8*len(exponents[i]) <= a.fixed().bits() {
-			a.single.powerOfTwo(out[i], exponents[i])
+			a.single.powerOfTwo(out[i], exponents[i], pause)
 			continue
 		}
-		a.single.power(out[i], a.two(), exponents[i])
+		a.single.power(out[i], a.two(), exponents[i], pause)
 	}
 }
 

@@ -90,9 +90,9 @@ func (s *scratch) sqr(out, a []uint64) {
 }
 
 // power is Modulus.Power for up to eight lanes, by windows of four bits.
-func (w *wide) power(out, bases, exponents [][]byte) {
+func (w *wide) power(out, bases, exponents [][]byte, pause func()) {
 	if w.oneByOne(len(out)) {
-		alone{&w.lone.single}.power(out, bases, exponents)
+		alone{&w.lone.single}.power(out, bases, exponents, pause)
 		return
 	}
 	s := w.scratch(1 << window)
@@ -125,15 +125,16 @@ func (w *wide) power(out, bases, exponents [][]byte) {
 		}
 		choose(&s.factor[0], &s.table[0], &digits[0], w.blocks)
 		s.mul(s.acc, s.acc, s.factor)
+		pause()
 	}
 	s.finish(out)
 }
 
 // powerOfTwo is Modulus.PowerOfTwo for up to eight lanes. An exponent that is too
 // long for the comb goes the way of any power.
-func (w *wide) powerOfTwo(out, exponents [][]byte) {
+func (w *wide) powerOfTwo(out, exponents [][]byte, pause func()) {
 	if w.oneByOne(len(out)) {
-		alone{&w.lone.single}.powerOfTwo(out, exponents)
+		alone{&w.lone.single}.powerOfTwo(out, exponents, pause)
 		return
 	}
 	c := w.fixed()
@@ -142,7 +143,7 @@ func (w *wide) powerOfTwo(out, exponents [][]byte) {
 		for i := range two {
 			two[i] = w.two()
 		}
-		w.power(out, two, exponents)
+		w.power(out, two, exponents, pause)
 		return
 	}
 	s := w.scratch(0)
@@ -167,6 +168,7 @@ func (w *wide) powerOfTwo(out, exponents [][]byte) {
 			pick(s.factor, t, column)
 			s.mul(s.acc, s.acc, s.factor)
 		}
+		pause()
 	}
 	s.finish(out)
 }

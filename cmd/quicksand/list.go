@@ -119,6 +119,9 @@ func printChild(w io.Writer, c *vici.Message) {
 	if c.Get("esn") != "" {
 		more += "/ESN"
 	}
+	if lane, err := c.Int("lane"); err == nil && c.Get("lanes") != "" {
+		more += fmt.Sprintf(", pair %d of %s", lane+1, c.Get("lanes"))
+	}
 	fmt.Fprintf(w, "  %s: #%s, reqid %s, %s, %s%s, %s:%s%s\n", c.Get("name"), c.Get("uniqueid"), c.Get("reqid"),
 		c.Get("state"), c.Get("mode"), encap, c.Get("protocol"), algorithms(c), more)
 	if p := c.Get("placement"); p != "" {

@@ -56,16 +56,19 @@ type cbcBatch struct {
 	iv    *ivBatch
 	mac   hmacBatch
 	icv   int
-	wide  bool
+	use   kernels
 	lanes cbcLanes
 	queue [sortSize]job
 	wiped bool
+
+	shared *cbcShared // made when it first works for other SAs too
 }
 
 // A job is a packet with a possible length.
 type job struct {
 	pkt *Packet
-	to  int // where the payload ends
+	to  int       // where the payload ends
+	of  *cbcBatch // whose packet it is where there are several SAs, else nil
 }
 
 func newCBCKernels(use kernels) func(s sa.Suite, k *sa.SA) (Cipher, error) {
@@ -74,7 +77,7 @@ func newCBCKernels(use kernels) func(s sa.Suite, k *sa.SA) (Cipher, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
 		}
-		c := &cbcBatch{key: newAESKey(k.EncryptionKey), iv: iv, icv: s.ICVLen(), wide: use.wide}
+		c := &cbcBatch{key: newAESKey(k.EncryptionKey), iv: iv, icv: s.ICVLen(), use: use}
 		if err := c.mac.init(s.Integrity, k.IntegrityKey, s.ESN, use); err != nil {
 			return nil, fmt.Errorf("make cipher for %s: %w", s, err)
 		}
@@ -132,20 +135,23 @@ func (c *cbcBatch) Open(pkts []Packet) {
 func (c *cbcBatch) sort(pkts []Packet) []job {
 	n := 0
 	for i := range pkts {
-		p := &pkts[i]
-		to := len(p.Data) - c.icv
-		p.OK = to >= payloadStart && (to-payloadStart)%aesBlock == 0
-		if !p.OK {
-			continue
-		}
-		at := n
-		for ; at > 0 && c.queue[at-1].to < to; at-- {
-			c.queue[at] = c.queue[at-1]
-		}
-		c.queue[at] = job{pkt: p, to: to}
-		n++
+		n += c.insert(n, job{pkt: &pkts[i], to: len(pkts[i].Data) - c.icv})
 	}
 	return c.queue[:n]
+}
+
+// insert puts a job among the first n, and returns 1, or 0 where its length is not
+// possible.
+func (c *cbcBatch) insert(n int, j job) int {
+	j.pkt.OK = j.to >= payloadStart && (j.to-payloadStart)%aesBlock == 0
+	if !j.pkt.OK {
+		return 0
+	}
+	for ; n > 0 && c.queue[n-1].to < j.to; n-- {
+		c.queue[n] = c.queue[n-1]
+	}
+	c.queue[n] = j
+	return 1
 }
 
 func (c *cbcBatch) seal(jobs []job) {
@@ -153,7 +159,7 @@ func (c *cbcBatch) seal(jobs []job) {
 	for i := range jobs {
 		c.lanes.set(i, &jobs[i])
 	}
-	c.lanes.encrypt(c.key, len(jobs), c.wide)
+	c.lanes.encrypt(c.key, len(jobs), c.use.wide)
 	c.mac.sum(jobs)
 	for i := range jobs {
 		c.mac.put(i, jobs[i].pkt.Data[jobs[i].to:])
@@ -171,7 +177,7 @@ func (c *cbcBatch) open(jobs []job) {
 		}
 	}
 	if n > 0 {
-		c.lanes.decrypt(c.key, n, c.wide)
+		c.lanes.decrypt(c.key, n, c.use.wide)
 	}
 }
 

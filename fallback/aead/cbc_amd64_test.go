@@ -177,10 +177,29 @@ func TestWipedMemory(t *testing.T) {
 					t.Error("a key is left")
 				}
 				m := &c.mac
-				if m.inner != (hmacState{}) || m.outer != (hmacState{}) || m.states != [2]hmacState{} || m.lanes != (hmacLanes{}) {
+				if m.inner != (hmacState{}) || m.outer != (hmacState{}) || m.states != [2]hmacState{} || m.lanes != (hmacLanes{}) || m.starts != [2]hmacStart{} {
 					t.Error("a state of the HMAC is left")
 				}
 			}
 		})
+	}
+}
+
+// What a cipher was lent of other SAs' keys does not stay with it.
+func TestMixedLeavesNoKeys(t *testing.T) {
+	for _, s := range mixedBench {
+		by, pkts := mixedPackets(t, s, 20, 200)
+		Seal(by, pkts)
+		Open(by, pkts)
+		host, ok := by[0].(*cbcBatch)
+		if !ok {
+			continue
+		}
+		if host.use.vector >= 256 && host.shared == nil {
+			t.Errorf("%s: packets of several SAs went one by one", s)
+		}
+		if host.shared != nil && *host.shared != (cbcShared{}) || host.mac.states != [2]hmacState{} {
+			t.Errorf("%s: keys are left", s)
+		}
 	}
 }

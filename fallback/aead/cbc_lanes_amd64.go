@@ -202,6 +202,12 @@ func cbcEncryptAESNI(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]uns
 //go:noescape
 func cbcEncryptAESNI4(keys *[15][aesBlock]byte, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
 
+// cbcEncryptOwnAESNI is cbcEncryptVAES for the first eight packets, each with a key
+// of its own, all of one length.
+//
+//go:noescape
+func cbcEncryptOwnAESNI(keys *ownKeys, rounds int, lanes *[wideLanes]unsafe.Pointer, rows int)
+
 // cbcDecryptAESNI decrypts the blocks at ptr, before which stands their IV.
 //
 //go:noescape

@@ -230,9 +230,10 @@ func (g *gcmVector) mixes(p *Packet) bool {
 func sealMixed(ciphers []Cipher, pkts []Packet) int {
 	var keys [mixedMost]*gcmKey
 	level, n := gatherKeys(&keys, ciphers, pkts)
-	if n > 0 {
-		sealGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n)
+	if n == 0 {
+		return mixedCBC(ciphers, pkts, true)
 	}
+	sealGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n)
 	return n
 }
 
@@ -240,9 +241,10 @@ func sealMixed(ciphers []Cipher, pkts []Packet) int {
 func openMixed(ciphers []Cipher, pkts []Packet) int {
 	var keys [mixedMost]*gcmKey
 	level, n := gatherKeys(&keys, ciphers, pkts)
-	if n > 0 {
-		openGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n, nil, 0)
+	if n == 0 {
+		return mixedCBC(ciphers, pkts, false)
 	}
+	openGCM(level, &keys[0], int(unsafe.Sizeof(keys[0])), unsafe.SliceData(pkts), n, nil, 0)
 	return n
 }
 

@@ -19,21 +19,22 @@ import (
 // plain by the standard library.
 type hmacKernel struct {
 	word, lanes int // bytes; how many words a register holds
-	all         func(l *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+	all         func(l *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 	ni, plain   int
+	own         bool // each lane begins with states of its own
 }
 
 // hmacKernels are the kernels by the width of registers in bits.
 var hmacKernels = map[int]map[sa.Integrity]hmacKernel{
 	512: {
-		sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, 40, 20},
-		sa.HMACSHA256: {4, 16, hmacSHA256Lanes, 87, 18},
-		sa.HMACSHA384: {8, 8, hmacSHA384Lanes, 0, 16},
-		sa.HMACSHA512: {8, 8, hmacSHA512Lanes, 0, 16},
+		sa.HMACSHA1:   {4, 16, hmacSHA1Lanes, 40, 20, false},
+		sa.HMACSHA256: {4, 16, hmacSHA256Lanes, 87, 18, false},
+		sa.HMACSHA384: {8, 8, hmacSHA384Lanes, 0, 16, false},
+		sa.HMACSHA512: {8, 8, hmacSHA512Lanes, 0, 16, false},
 	},
 	256: {
-		sa.HMACSHA1:   {4, 8, hmacSHA1AVX2, 49, 25},
-		sa.HMACSHA256: {4, 8, hmacSHA256AVX2, 117, 24},
+		sa.HMACSHA1:   {4, 8, hmacSHA1AVX2, 49, 25, true},
+		sa.HMACSHA256: {4, 8, hmacSHA256AVX2, 117, 24, true},
 	},
 }
 
@@ -52,6 +53,28 @@ var hmacNI = map[sa.Integrity]blockFunctions{
 // hmacState is the state of a hash function, in words of the CPU's byte order.
 type hmacState [64]byte
 
+// hmacStart is the states that the lanes begin with: a single one for all of them,
+// or a word of every lane after the other.
+type hmacStart [256]byte
+
+// set is the state that a lane of its own begins with.
+func (s *hmacStart) set(lane int, state *hmacState) {
+	for i := range 8 {
+		*(*[4]byte)(s[32*i+4*lane:]) = [4]byte(state[4*i:])
+	}
+}
+
+// fill is the state that all lanes begin with.
+func (s *hmacStart) fill(state *hmacState, k *hmacKernel) {
+	if !k.own {
+		copy(s[:], state[:])
+		return
+	}
+	for lane := range k.lanes {
+		s.set(lane, state)
+	}
+}
+
 // hmacLanes is what the kernels read: for each message its whole blocks and,
 // aside, its padded rest, with how many blocks are the one and how many both.
 // The hash's state is a word of every lane after the other. The assembly knows
@@ -64,13 +87,16 @@ type hmacLanes struct {
 
 // hmacBatch makes the truncated HMACs of a group of packets.
 type hmacBatch struct {
+	hash         sa.Integrity
 	kernel       hmacKernel     // none: not in lanes
 	block        blockFunctions // none: the CPU has no instructions for this hash
 	cost         int            // of a block in every lane
 	esn          bool
 	icv          int
-	inner, outer hmacState // behind the padded key
-	mac          *MAC      // in place of block
+	inner, outer hmacState     // behind the padded key
+	starts       [2]hmacStart  // the same for kernel
+	own          *[2]hmacStart // in place of starts while packets of other SAs are among those at work
+	mac          *MAC          // in place of block
 	lanes        hmacLanes
 	tails        [groupSize][256]byte
 	states       [2]hmacState
@@ -78,14 +104,13 @@ type hmacBatch struct {
 }
 
 func (m *hmacBatch) init(i sa.Integrity, key []byte, esn bool, use kernels) error {
-	m.esn, m.icv = esn, i.ICVLen()
+	m.hash, m.esn, m.icv = i, esn, i.ICVLen()
 	m.kernel = hmacKernels[use.vector][i]
-	m.cost = m.kernel.plain
 	if use.ni {
 		m.block = hmacNI[i]
 	}
+	m.cost = m.costOf(&m.kernel)
 	if m.block.one != nil {
-		m.cost = m.kernel.ni
 		m.kernel.word = 4
 	} else {
 		var err error
@@ -101,7 +126,17 @@ func (m *hmacBatch) init(i sa.Integrity, key []byte, esn bool, use kernels) erro
 			return fmt.Errorf("make HMAC: %w", err)
 		}
 	}
+	m.starts[0].fill(&m.inner, &m.kernel)
+	m.starts[1].fill(&m.outer, &m.kernel)
 	return nil
+}
+
+// costOf is what a block in every lane of a kernel costs here.
+func (m *hmacBatch) costOf(k *hmacKernel) int {
+	if m.block.one != nil {
+		return k.ni
+	}
+	return k.plain
 }
 
 // start is the state of the hash behind the padded key: the standard library gives
@@ -129,11 +164,19 @@ func (s *hmacState) start(h hash.Hash, key []byte, pad byte, word int) error {
 
 // wipe overwrites what was computed of the key.
 func (m *hmacBatch) wipe() {
-	m.inner, m.outer, m.states = hmacState{}, hmacState{}, [2]hmacState{}
+	m.inner, m.outer, m.states, m.starts = hmacState{}, hmacState{}, [2]hmacState{}, [2]hmacStart{}
 	m.lanes, m.tails, m.icvs = hmacLanes{}, [groupSize][256]byte{}, [2 * groupSize][32]byte{}
 	if m.mac != nil {
 		m.mac.Wipe()
 	}
+}
+
+// of is the HMAC of a packet's own SA: m but where packets of several are together.
+func (m *hmacBatch) of(j *job) *hmacBatch {
+	if j.of != nil {
+		return &j.of.mac
+	}
+	return m
 }
 
 // sum makes the HMACs of the packets, the longest first.
@@ -159,7 +202,7 @@ func (m *hmacBatch) group(jobs []job, first int) {
 		for i := range alone {
 			m.prepare(i, &jobs[i])
 		}
-		m.pairs(alone, first)
+		m.pairs(jobs[:alone], first)
 	case alone > 0:
 		m.plain(jobs[:alone], first)
 	}
@@ -201,19 +244,28 @@ func (m *hmacBatch) together(jobs []job, first int) {
 		l.data[i], l.tail[i] = unsafe.Pointer(&m.tails[i]), unsafe.Pointer(&m.tails[i])
 		l.whole[i], l.total[i] = 0, 0
 	}
-	m.kernel.all(l, &m.inner, &m.outer, int(longest), &m.icvs[first])
+	starts := &m.starts
+	if m.own != nil {
+		starts = m.own
+		for i := range jobs {
+			mac := m.of(&jobs[i])
+			starts[0].set(i, &mac.inner)
+			starts[1].set(i, &mac.outer)
+		}
+	}
+	m.kernel.all(l, &starts[0], &starts[1], int(longest), &m.icvs[first])
 }
 
 // plain makes the HMACs of packets with the standard library.
 func (m *hmacBatch) plain(jobs []job, first int) {
 	for i := range jobs {
-		p := jobs[i].pkt
-		m.mac.Reset()
-		m.mac.Write(p.Data[:jobs[i].to])
-		if m.esn {
-			m.mac.WriteHigh(p.Seq)
+		p, own := jobs[i].pkt, m.of(&jobs[i])
+		own.mac.Reset()
+		own.mac.Write(p.Data[:jobs[i].to])
+		if own.esn {
+			own.mac.WriteHigh(p.Seq)
 		}
-		copy(m.icvs[first+i][:], m.mac.Sum())
+		copy(m.icvs[first+i][:], own.mac.Sum())
 	}
 }
 
@@ -225,7 +277,7 @@ func (m *hmacBatch) prepare(lane int, j *job) {
 	whole := len(d) / block
 	t := &m.tails[lane]
 	n := copy(t[:], d[whole*block:])
-	if m.esn {
+	if m.of(j).esn {
 		binary.BigEndian.PutUint32(t[n:], uint32(j.pkt.Seq>>32))
 		n += 4
 	}
@@ -247,21 +299,22 @@ func (m *hmacBatch) prepare(lane int, j *job) {
 	l.total[lane] = uint32(whole + size/block)
 }
 
-// pairs makes the HMACs of n lanes with the CPU's instructions for the hash,
-// two at a time.
-func (m *hmacBatch) pairs(n, first int) {
-	l := &m.lanes
+// pairs makes the HMACs of the first lanes, which are those packets, with the
+// CPU's instructions for the hash, two at a time.
+func (m *hmacBatch) pairs(jobs []job, first int) {
+	l, n := &m.lanes, len(jobs)
 	for i := 0; i < n; i += 2 {
 		if i+1 == n { // the other of the pair has no blocks
 			l.whole[i+1], l.total[i+1] = 0, 0
 			l.data[i+1], l.tail[i+1] = l.tail[i], l.tail[i]
 		}
-		m.states[0], m.states[1] = m.inner, m.inner
+		own := [2]*hmacBatch{m.of(&jobs[i]), m.of(&jobs[min(i+1, n-1)])}
+		m.states[0], m.states[1] = own[0].inner, own[1].inner
 		m.blocks(&l.data, i, l.whole[i], l.whole[i+1])
 		m.blocks(&l.tail, i, l.total[i]-l.whole[i], l.total[i+1]-l.whole[i+1])
 		for k := range 2 {
 			m.pad(&m.tails[i+k], &m.states[k])
-			m.states[k] = m.outer
+			m.states[k] = own[k].outer
 			l.tail[i+k] = unsafe.Pointer(&m.tails[i+k])
 		}
 		m.blocks(&l.tail, i, 1, uint32(min(n-i-1, 1)))

@@ -10,24 +10,24 @@ import "unsafe"
 // with their padding, and write the first bytes of each.
 
 //go:noescape
-func hmacSHA1Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA1Lanes(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA256Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA256Lanes(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA384Lanes(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA512Lanes(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 // The same in eight lanes of AVX2.
 
 //go:noescape
-func hmacSHA1AVX2(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA1AVX2(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 //go:noescape
-func hmacSHA256AVX2(lanes *hmacLanes, inner, outer *hmacState, blocks int, icvs *[32]byte)
+func hmacSHA256AVX2(lanes *hmacLanes, inner, outer *hmacStart, blocks int, icvs *[32]byte)
 
 // The block functions of one message and of two. There is at least one block.
 

@@ -63,19 +63,16 @@ func (a *association) computeICV(b []byte, off int, seq uint64) ([]byte, error) 
 	return a.mac.Sum(), nil
 }
 
-func (o *Outbound) sealAH(pkts []Packet) {
-	for i := range pkts {
-		p := &pkts[i]
-		inner, err := o.admit(p)
-		if err == nil {
-			err = o.authenticate(p)
-		}
-		if err != nil {
-			o.fail(p, err)
-			continue
-		}
-		o.tally.add(inner)
+func (o *Outbound) sealAH(p *Packet) {
+	inner, err := o.admit(p)
+	if err == nil {
+		err = o.authenticate(p)
 	}
+	if err != nil {
+		o.fail(p, err)
+		return
+	}
+	o.tally.add(inner)
 }
 
 // authenticate turns an inner packet into an outer one with AH.
@@ -230,15 +227,12 @@ func AHSPIOf(b []byte) sa.SPI {
 	return sa.SPI(binary.BigEndian.Uint32(b[off+4:]))
 }
 
-func (i *Inbound) openAH(pkts []Packet) {
-	for k := range pkts {
-		p := &pkts[k]
-		p.Err, p.Seq = nil, 0
-		if err := i.verify(p); err != nil {
-			i.fail(p, err)
-		} else {
-			i.tally.add(p.Len)
-		}
+func (i *Inbound) openAH(p *Packet) {
+	p.Err, p.Seq = nil, 0
+	if err := i.verify(p); err != nil {
+		i.fail(p, err)
+	} else {
+		i.tally.add(p.Len)
 	}
 }
 

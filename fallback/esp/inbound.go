@@ -5,7 +5,6 @@ package esp
 import (
 	"encoding/binary"
 
-	"quicksand/fallback/aead"
 	"quicksand/sa"
 )
 
@@ -74,46 +73,7 @@ func (i *Inbound) setNAT(p *sa.Pair) {
 // Err: ErrMalformed, ErrRoom, ErrReplay, ErrICV, ErrPadding, ErrSelector,
 // ErrECN, ErrDummy, ErrExpired, ErrFragment, ErrHeader.
 func (i *Inbound) Open(pkts []Packet) {
-	if i.wiped {
-		i.refuse(pkts)
-		return
-	}
-	i.tally.begin(&i.Usage)
-	if i.mac != nil {
-		i.openAH(pkts)
-	} else {
-		i.room()
-		for len(pkts) > 0 {
-			n := min(len(pkts), batch)
-			i.openESP(pkts[:n])
-			pkts = pkts[n:]
-		}
-	}
-	i.tally.publish(&i.Usage)
-}
-
-func (i *Inbound) openESP(pkts []Packet) {
-	n := 0
-	for k := range pkts {
-		p := &pkts[k]
-		if err := i.admit(p); err != nil {
-			i.fail(p, err)
-			continue
-		}
-		i.jobs[n] = aead.Packet{Data: p.Bytes(), Seq: p.Seq}
-		i.index[n] = uint8(k)
-		n++
-	}
-	i.cipher.Open(i.jobs[:n])
-	for j := range i.jobs[:n] {
-		p := &pkts[i.index[j]]
-		if err := i.accept(p, i.jobs[j].OK); err != nil {
-			i.fail(p, err)
-		} else {
-			i.tally.add(p.Len)
-		}
-		i.jobs[j].Data = nil
-	}
+	i.batch().Open([]*Inbound{i}, pkts)
 }
 
 // admit checks what can be known of a packet before it is authentic.
@@ -226,6 +186,17 @@ func (i *Inbound) checkUpper(b []byte) error {
 		return ErrSelector
 	}
 	return nil
+}
+
+// Floor returns the lowest sequence number that the window has not passed: packets
+// with lower ones are refused, now and later. It reports false where numbers are
+// extended, so that packets do not show them in full, or where there is no window.
+func (i *Inbound) Floor() (sequence uint32, ok bool) {
+	top, window := i.replay.top, i.replay.window()
+	if i.esn || i.noReplay || top < window {
+		return 0, false
+	}
+	return uint32(top - window + 1), true
 }
 
 // Authentic reports whether a packet with this Err came from the peer: a NAT's

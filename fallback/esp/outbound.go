@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/netip"
 
-	"quicksand/fallback/aead"
 	"quicksand/sa"
 )
 
@@ -42,49 +41,7 @@ func NewOutbound(p *sa.Pair) (*Outbound, error) {
 // Err: ErrMalformed, ErrRoom, ErrExhausted, ErrExpired, ErrFragment,
 // ErrHeader.
 func (o *Outbound) Seal(pkts []Packet) {
-	if o.wiped {
-		o.refuse(pkts)
-		return
-	}
-	o.tally.begin(&o.Usage)
-	if o.mac != nil {
-		o.sealAH(pkts)
-	} else {
-		o.room()
-		for len(pkts) > 0 {
-			n := min(len(pkts), batch)
-			o.sealESP(pkts[:n])
-			pkts = pkts[n:]
-		}
-	}
-	o.tally.publish(&o.Usage)
-}
-
-func (o *Outbound) sealESP(pkts []Packet) {
-	n := 0
-	for i := range pkts {
-		p := &pkts[i]
-		inner, err := o.admit(p)
-		if err == nil {
-			err = o.encapsulate(p)
-		}
-		if err != nil {
-			o.fail(p, err)
-			continue
-		}
-		p.Seq = o.seq
-		o.tally.add(inner)
-		o.jobs[n] = aead.Packet{Data: p.Bytes(), Seq: p.Seq}
-		o.index[n] = uint8(i)
-		n++
-	}
-	o.cipher.Seal(o.jobs[:n])
-	for j := range o.jobs[:n] {
-		if !o.jobs[j].OK {
-			o.fail(&pkts[o.index[j]], ErrMalformed)
-		}
-		o.jobs[j].Data = nil
-	}
+	o.batch().Seal([]*Outbound{o}, pkts)
 }
 
 // admit checks an inner packet and what is left of the SA, cuts off what lies

@@ -10,9 +10,6 @@ import (
 	"quicksand/sa"
 )
 
-// batch is how many packets go through the cipher together.
-const batch = 64
-
 // association is what the two directions of a pair have in common.
 type association struct {
 	Usage
@@ -24,12 +21,9 @@ type association struct {
 
 	// Of ESP; cipher is nil for AH.
 	cipher       aead.Cipher
-	front, icv   int // SPI to IV; ICV
-	align, block int // of payload with padding and trailer
-	// jobs are the packets of a batch on their way through the cipher, and
-	// index tells which they are. Made when first needed: an idle SA is small.
-	jobs  []aead.Packet
-	index []uint8
+	front, icv   int    // SPI to IV; ICV
+	align, block int    // of payload with padding and trailer
+	own          *Batch // for calls of its own; made when first needed: an idle SA is small
 
 	// Of AH; nil for ESP.
 	mac     *aead.MAC
@@ -91,19 +85,11 @@ func (a *association) Wipe() {
 	a.wiped = true
 }
 
-// refuse answers for an SA that is wiped.
-func (a *association) refuse(pkts []Packet) {
-	for i := range pkts {
-		a.fail(&pkts[i], ErrExpired)
+func (a *association) batch() *Batch {
+	if a.own == nil {
+		a.own = new(Batch)
 	}
-}
-
-// room makes the memory of a batch.
-func (a *association) room() {
-	if a.jobs == nil {
-		a.jobs = make([]aead.Packet, batch)
-		a.index = make([]uint8, batch)
-	}
+	return a.own
 }
 
 // fail marks and counts a packet that goes nowhere.

@@ -85,9 +85,17 @@ func (u *Usage) drop(err error) {
 
 // tally is what a batch adds to a usage: published at its end, and looked at in
 // between so that no packet passes beyond a hard limit.
-type tally struct{ bytes, packets uint64 }
+type tally struct {
+	bytes, packets uint64
+	begun          bool
+}
 
-func (t *tally) begin(u *Usage) { t.bytes, t.packets = u.bytes.Load(), u.packets.Load() }
+// begin is called with each packet of a batch; the first one counts.
+func (t *tally) begin(u *Usage) {
+	if !t.begun {
+		*t = tally{u.bytes.Load(), u.packets.Load(), true}
+	}
+}
 
 func (t *tally) expired(u *Usage) bool {
 	return limitsReached(u.lifetime.Hard, t.bytes, t.packets)
@@ -98,11 +106,13 @@ func (t *tally) add(inner int) {
 	t.packets++
 }
 
-func (t *tally) publish(u *Usage) {
-	if t.packets == u.packets.Load() {
-		return
+// publish is called at the batch's end, once or more often; now is in Unix
+// nanoseconds.
+func (t *tally) publish(u *Usage, now int64) {
+	if t.begun && t.packets != u.packets.Load() {
+		u.bytes.Store(t.bytes)
+		u.packets.Store(t.packets)
+		u.last.Store(now)
 	}
-	u.bytes.Store(t.bytes)
-	u.packets.Store(t.packets)
-	u.last.Store(time.Now().UnixNano())
+	t.begun = false
 }

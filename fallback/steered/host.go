@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/accel"
+	"quicksand/fallback/tun"
 	"quicksand/xdp"
 )
 
@@ -36,6 +37,7 @@ type host interface {
 // steering is the program of one device.
 type steering interface {
 	xdp.Steering
+	SetFloor(k xdp.Key, sequence uint32) error
 	// start attaches it, and opens a port for each worker on each queue.
 	start(device string, workers int) (*attachment, error)
 	// end detaches it from the device, and keeps the tables. The ports are
@@ -199,7 +201,7 @@ func (p program) start(device string, workers int) (*attachment, error) {
 		return nil, err
 	}
 	mtu := link.Attrs().MTU
-	o := xdp.SocketOptions{FrameSize: smallFrame}
+	o := xdp.SocketOptions{FrameSize: smallFrame, Poll: tun.PollBusy}
 	if mtu > smallFrame-around {
 		o.FrameSize = largeFrame
 	}

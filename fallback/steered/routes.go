@@ -399,6 +399,7 @@ func (r *routes) changed(linked bool) {
 		r.wire.linksChanged()
 	}
 	r.all()
+	r.wire.tellMoves()
 }
 
 // lookEvery is how often ways that are used are looked at again: the kernel

@@ -65,6 +65,7 @@ type Wire struct {
 	host   host
 	routes *routes
 	input  atomic.Pointer[func(*tunnel.Batch)]
+	moved  atomic.Pointer[func(sa.SPI, string)]
 	bad    atomic.Uint64 // frames that were steered and hold no packet
 	id     atomic.Uint32 // last IPv4 identification
 	stop   chan struct{}
@@ -72,6 +73,7 @@ type Wire struct {
 
 	live atomic.Pointer[map[string]*device] // those attached
 
+	telling sync.Mutex // keeps reports of moves in order
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	devices map[string]*device
@@ -86,6 +88,7 @@ type admitted struct {
 	key    xdp.Key
 	worker int
 	way    *way
+	how    string // its packets go
 	bytes  uint64 // at the last look at the load
 	moving bool
 }
@@ -256,7 +259,27 @@ func (w *Wire) Admit(spi sa.SPI, p tunnel.Path) string {
 		w.steer(device)
 		w.routes.again(way)
 	}
-	return w.words(device, why)
+	a.how = w.words(device, why)
+	return a.how
+}
+
+// tellMoves reports the SAs whose packets take another way than before.
+func (w *Wire) tellMoves() {
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	how := map[sa.SPI]string{}
+	w.mu.Lock()
+	for spi, a := range w.sas {
+		if now := w.words(w.routes.words(a.way)); now != a.how {
+			a.how, how[spi] = now, now
+		}
+	}
+	w.mu.Unlock()
+	if moved := w.moved.Load(); moved != nil && *moved != nil {
+		for spi, now := range how {
+			(*moved)(spi, now)
+		}
+	}
 }
 
 // words says how the packets of an SA go, for its placement: by the device, or
@@ -295,6 +318,29 @@ func (w *Wire) Dismiss(spi sa.SPI, p tunnel.Path) {
 	}
 }
 
+// Advance implements tunnel.Wire. Packets of extended sequence numbers do not come
+// here, whose low half alone tells nothing. It is called by workers, and so does not
+// wait for whoever changes the wire.
+func (w *Wire) Advance(spi sa.SPI, p tunnel.Path, floor uint32) bool {
+	if !w.mu.TryLock() {
+		return false
+	}
+	defer w.mu.Unlock()
+	a := w.sas[spi]
+	if a == nil || a.key != keyOf(spi, p) {
+		return true
+	}
+	for _, d := range w.devices {
+		if d.table == nil {
+			continue
+		}
+		if err := d.table.SetFloor(a.key, floor); err != nil && !errors.Is(err, xdp.ErrUnknown) {
+			w.log.Debug("a replay window's floor is not set", "device", d.name, "spi", spi, "error", err)
+		}
+	}
+	return true
+}
+
 func (w *Wire) forget(a *admitted) {
 	delete(w.sas, a.key.SPI)
 	w.workers[a.worker].sas--
@@ -327,9 +373,10 @@ func (w *Wire) Send(p tunnel.Path, batch []esp.Packet) {
 }
 
 // Receive implements tunnel.Wire.
-func (w *Wire) Receive(input func(*tunnel.Batch)) {
+func (w *Wire) Receive(input func(*tunnel.Batch), moved func(sa.SPI, string)) {
 	w.input.Store(&input)
-	w.floor.Receive(input)
+	w.moved.Store(&moved)
+	w.floor.Receive(input, moved)
 }
 
 // PathMTU implements tunnel.Wire.

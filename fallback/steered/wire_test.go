@@ -134,7 +134,7 @@ func TestMove(t *testing.T) {
 	m := &machine{queues: 2, present: 3}
 	w := newWire(t, m, newFloor())
 	got := newArrivals()
-	w.Receive(got.input)
+	w.Receive(got.input, nil)
 	// One SA on each queue, as a NIC spreads them.
 	spis := []sa.SPI{1000, 1001}
 	for _, spi := range spis {
@@ -207,7 +207,7 @@ func TestComeAndGo(t *testing.T) {
 	f := newFloor()
 	w := newWire(t, m, f)
 	got := newArrivals()
-	w.Receive(got.input)
+	w.Receive(got.input, nil)
 	w.Admit(1000, path4)
 	if s := w.Status(); len(s.Devices) != 1 || s.Devices[0].Attached || s.Devices[0].Why != "no such device" {
 		t.Fatalf("status without the device: %+v", s)
@@ -308,7 +308,7 @@ func TestBalance(t *testing.T) {
 	m := &machine{queues: 1, present: 3}
 	w := newWire(t, m, newFloor())
 	got := newArrivals()
-	w.Receive(got.input)
+	w.Receive(got.input, nil)
 	for spi := sa.SPI(1000); spi < 1006; spi++ {
 		w.Admit(spi, path4) // every other one goes to worker 0
 	}

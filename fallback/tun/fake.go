@@ -52,8 +52,8 @@ func (m *Memory) Name() string    { return "memory" }
 func (m *Memory) Queues() []Queue { return m.queues }
 func (m *Memory) UDP() bool       { return true }
 
-func (m *Memory) Steer(netip.Prefix, int) error { return nil }
-func (m *Memory) Unsteer(netip.Prefix) error    { return nil }
+func (m *Memory) Steer(netip.Prefix, int, int) error { return nil }
+func (m *Memory) Unsteer(netip.Prefix) error         { return nil }
 
 func (m *Memory) Stop()        { m.once.Do(func() { close(m.closed) }) }
 func (m *Memory) Close() error { return nil }

@@ -16,7 +16,7 @@ import (
 // steering chooses the queue of what the kernel sends into the device: a BPF
 // program looks the destination up (TUNSETSTEERINGEBPF, Linux 4.16 and later).
 type steering struct {
-	prefixes *ebpf.Map // steeringKey to queue
+	prefixes *ebpf.Map // steeringKey to steeringValue
 	program  *ebpf.Program
 }
 
@@ -27,12 +27,15 @@ type steeringKey struct {
 	addr [16]byte
 }
 
+// steeringValue is the first of as many queues as there are lanes.
+type steeringValue struct{ queue, lanes uint32 }
+
 // maxPrefixes bounds the prefixes that can be steered.
 const maxPrefixes = 1 << 20
 
 // newSteering loads the program and gives it to the device.
 func newSteering(fd int) (*steering, error) {
-	prefixes, err := ebpf.NewMap(&ebpf.MapSpec{Name: "qsand_queues", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 4,
+	prefixes, err := ebpf.NewMap(&ebpf.MapSpec{Name: "qsand_queues", Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 8,
 		MaxEntries: maxPrefixes, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		return nil, fmt.Errorf("make BPF map: %w", err)
@@ -51,7 +54,8 @@ func newSteering(fd int) (*steering, error) {
 }
 
 // steeringProgram returns the queue of the longest prefix that holds the
-// packet's destination, and 0 where there is none.
+// packet's destination and of the packet's lane, and 0 where there is none. The
+// kernel takes it modulo the number of queues.
 func steeringProgram(prefixes int) asm.Instructions {
 	// The key lies at the stack's -20. A load beyond the packet ends the program
 	// with 0.
@@ -82,14 +86,86 @@ func steeringProgram(prefixes int) asm.Instructions {
 	p = append(p, word(28, -12)...)
 	p = append(p, word(32, -8)...)
 	p = append(p, word(36, -4)...)
-	return append(p,
+	p = append(p,
 		asm.LoadMapPtr(asm.R1, prefixes).WithSymbol("look"),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, -20),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"),
+		asm.LoadMem(asm.R9, asm.R0, 4, asm.Word),
 		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
+		asm.JGT.Imm(asm.R9, 1, "spread"),
 		asm.Return().WithSymbol("out"),
+		asm.StoreMem(asm.RFP, -24, asm.R0, asm.Word).WithSymbol("spread"),
+	)
+	return append(p, laneProgram()...)
+}
+
+// laneProgram is FlowHash.Lane of the packet, of R9 lanes, beyond the queue at the
+// stack's -24. IPv6's extension headers are not read: such packets have their
+// first one's number for a protocol and no ports.
+func laneProgram() asm.Instructions {
+	mix := func(with asm.Register) asm.Instructions {
+		return asm.Instructions{asm.Xor.Reg(asm.R7, with), asm.Mul.Reg(asm.R7, asm.R8)}
+	}
+	words := func(first, last int32) (p asm.Instructions) {
+		for at := first; at <= last; at += 4 {
+			p = append(append(p, asm.LoadAbs(at, asm.Word)), mix(asm.R0)...)
+		}
+		return p
+	}
+	p := asm.Instructions{
+		asm.LoadImm(asm.R8, int64(-(1<<64 - flowFactor)), asm.DWord),
+		asm.Mov.Imm(asm.R7, 0),
+		asm.LoadAbs(0, asm.Byte),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.RSh.Imm(asm.R1, 4),
+		asm.JNE.Imm(asm.R1, 4, "lane6"),
+		// The ports lie behind IPv4's options, at the stack's -32.
+		asm.And.Imm(asm.R0, 15),
+		asm.LSh.Imm(asm.R0, 2),
+		asm.StoreMem(asm.RFP, -32, asm.R0, asm.DWord),
+	}
+	p = append(p, words(12, 16)...)
+	p = append(p,
+		asm.LoadAbs(6, asm.Half),
+		asm.And.Imm(asm.R0, 0x3fff), // more fragments, and the offset
+		asm.JNE.Imm(asm.R0, 0, "fragment"),
+		asm.LoadAbs(9, asm.Byte),
+		asm.Ja.Label("upper"),
+	)
+	v6 := words(8, 36)
+	v6[0] = v6[0].WithSymbol("lane6")
+	p = append(p, v6...)
+	p = append(p,
+		asm.Mov.Imm(asm.R0, 40),
+		asm.StoreMem(asm.RFP, -32, asm.R0, asm.DWord),
+		asm.LoadAbs(6, asm.Byte),
+		asm.JEq.Imm(asm.R0, unix.IPPROTO_FRAGMENT, "fragment"),
+		// R0 is the protocol.
+		asm.Mov.Reg(asm.R1, asm.R0).WithSymbol("upper"),
+		asm.LSh.Imm(asm.R1, 32),
+		asm.Xor.Reg(asm.R7, asm.R1),
+	)
+	for _, proto := range []int32{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_DCCP, unix.IPPROTO_SCTP, unix.IPPROTO_UDPLITE} {
+		p = append(p, asm.JEq.Imm(asm.R0, proto, "ports"))
+	}
+	p = append(p,
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("fragment"),
+		asm.Ja.Label("last"),
+		asm.LoadMem(asm.R1, asm.RFP, -32, asm.DWord).WithSymbol("ports"),
+		asm.LoadInd(asm.R0, asm.R1, 0, asm.Word),
+	)
+	last := mix(asm.R0)
+	last[0] = last[0].WithSymbol("last")
+	p = append(p, last...)
+	return append(p,
+		asm.RSh.Imm(asm.R7, 32),
+		asm.Mul.Reg(asm.R7, asm.R9),
+		asm.RSh.Imm(asm.R7, 32),
+		asm.LoadMem(asm.R0, asm.RFP, -24, asm.Word),
+		asm.Add.Reg(asm.R0, asm.R7),
+		asm.Return(),
 	)
 }
 
@@ -101,11 +177,11 @@ func keyOf(p netip.Prefix) steeringKey {
 	return steeringKey{bits: uint32(bits), addr: p.Addr().As16()}
 }
 
-func (d *device) Steer(p netip.Prefix, queue int) error {
+func (d *device) Steer(p netip.Prefix, queue, lanes int) error {
 	if d.steering == nil {
 		return nil
 	}
-	if err := d.steering.prefixes.Put(keyOf(p), uint32(queue)); err != nil {
+	if err := d.steering.prefixes.Put(keyOf(p), steeringValue{uint32(queue), uint32(lanes)}); err != nil {
 		return fmt.Errorf("steer packets to %s: %w", p, err)
 	}
 	return nil

@@ -34,9 +34,11 @@ type Device interface {
 	// Queues are the device's queues, always the same.
 	Queues() []Queue
 	// Steer has packets to the prefix come by the queue of the index, of several
-	// prefixes that hold a packet the longest. What is not steered comes by the
-	// first queue. Unsteer ends that.
-	Steer(p netip.Prefix, queue int) error
+	// prefixes that hold a packet the longest. With several lanes, 255 at most,
+	// those of each lane of FlowHash.Lane come by a queue of their own, from the index
+	// on and around. What is not steered comes by the first queue. Unsteer ends
+	// that.
+	Steer(p netip.Prefix, queue, lanes int) error
 	Unsteer(p netip.Prefix) error
 	// UDP reports whether a frame may hold a super-packet of UDP.
 	UDP() bool

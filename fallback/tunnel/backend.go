@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	if err := p.Supports(q); err != nil {
 		return fail(err)
 	}
-	pr := &pair{id: q.ID, spi: q.In.SPI, path: pathOf(q), transport: q.Mode == sa.Transport}
+	pr := &pair{id: q.ID, lane: int(q.Lane), spi: q.In.SPI, path: pathOf(q), transport: q.Mode == sa.Transport, format: formatOf(q)}
 	var err error
 	if pr.out, err = esp.NewOutbound(q); err != nil {
 		return fail(err)
@@ -145,7 +144,11 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 			return fail(err)
 		}
 	}
-	way := p.wire.Admit(pr.spi, pr.path)
+	p.warnOfFilter(q)
+	if err := p.router.spread(q.RemoteTS, int(q.Lanes)); err != nil {
+		p.log.Warn("all of a child's pairs run on one worker", "child", q.Child, "error", err)
+	}
+	pr.detail = pr.format + ", " + p.wire.Admit(pr.spi, pr.path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c == nil {
@@ -157,7 +160,7 @@ func (p *Plane) Install(q *sa.Pair) (sa.Placement, error) {
 	p.pairs[pr.id] = pr
 	p.inbound[pr.spi] = pr
 	delete(p.reserved, pr.spi)
-	return p.placement(q, way), nil
+	return p.placement(pr), nil
 }
 
 // measure finds the MTU of the pair's path.
@@ -170,18 +173,37 @@ func (p *Plane) measure(pr *pair) {
 	pr.inner.Store(int32(pr.out.InnerMTU(mtu)))
 }
 
-func (p *Plane) placement(q *sa.Pair, way string) sa.Placement {
+// warnOfFilter tells the operator of a setting that keeps the peer's packets out.
+func (p *Plane) warnOfFilter(q *sa.Pair) {
 	if peer := q.Remote.Addr(); q.RemoteTS.ContainsAddr(peer) {
 		if device := p.router.strict(peer); device != "" {
 			p.log.Warn("the reverse path filter drops what the peer sends; set rp_filter to 2 (loose)",
 				"device", device, "peer", peer, "child", q.Child)
 		}
 	}
-	detail := fmt.Sprintf("software %s over IP protocol %d", q.Suite.Protocol, uint8(q.Suite.Protocol))
+}
+
+func formatOf(q *sa.Pair) string {
 	if q.Encap {
-		detail = "software ESP in UDP"
+		return "software ESP in UDP"
 	}
-	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: detail + ", " + way}
+	return fmt.Sprintf("software %s over IP protocol %d", q.Suite.Protocol, uint8(q.Suite.Protocol))
+}
+
+func (p *Plane) placement(pr *pair) sa.Placement {
+	return sa.Placement{Kind: sa.Userspace, Device: p.device, Detail: pr.detail}
+}
+
+// moved reports that a pair's packets take another way.
+func (p *Plane) moved(spi sa.SPI, way string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pr := p.inbound[spi]
+	if pr == nil || pr.detail == pr.format+", "+way {
+		return
+	}
+	pr.detail = pr.format + ", " + way
+	p.events.emit(sa.Event{Kind: sa.Moved, Pair: pr.id, Placement: p.placement(pr)})
 }
 
 // Activate implements sa.Backend. Packets that wait for the child go out at
@@ -198,9 +220,8 @@ func (p *Plane) Activate(q *sa.Pair) error {
 	c := pr.child
 	p.count++
 	p.policies.version++
-	c.active, c.activated = pr, p.count
-	// The newest is the last one.
-	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
+	c.activated = p.count
+	c.activate(pr, int(q.Lane), int(q.Lanes))
 	p.release(c)
 	// The child's trap may select more than was negotiated; the rest may ask
 	// again.
@@ -247,13 +268,13 @@ func (p *Plane) Update(q *sa.Pair) error {
 	err := errors.Join(pr.out.Update(q), pr.in.Update(q))
 	pr.outMu.Unlock()
 	if err == nil {
-		pr.path = path
+		pr.path, pr.format = path, formatOf(q)
 	}
 	p.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("update pair %d: %w", q.ID, err)
 	}
-	p.wire.Admit(pr.spi, path)
+	p.moved(pr.spi, p.wire.Admit(pr.spi, path))
 	if before.Local.Addr() != path.Local.Addr() {
 		p.wire.Dismiss(pr.spi, before)
 	}
@@ -277,13 +298,7 @@ func (p *Plane) Remove(q *sa.Pair) error {
 	delete(p.pairs, pr.id)
 	delete(p.inbound, pr.spi)
 	c := pr.child
-	c.pairs = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr })
-	if c.active == pr {
-		c.active = nil
-		if n := len(c.pairs); n > 0 {
-			c.active = c.pairs[n-1]
-		}
-	}
+	c.leave(pr)
 	return p.dropIdle(c)
 }
 

@@ -8,18 +8,25 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"quicksand/fallback/tun"
 )
 
 // socketBuffer is how many bytes a socket's receive and send buffers take:
 // some milliseconds at 10 Gbit/s.
 const socketBuffer = 4 << 20
 
-// conn is a socket of one family, UDP or raw, that moves packets in batches.
+// conn is a socket of one family, UDP or raw, that moves packets in batches. No
+// call of it blocks: whoever has to waits by poll. It is not one of the
+// runtime's poller, which would wake a thread for each packet, also while the
+// one that receives is at work.
 type conn struct {
 	file *os.File
+	shut atomic.Bool // close was called
 	raw  syscall.RawConn
 	v6   bool
 	udp  bool
@@ -43,7 +50,7 @@ func bindConn(v6 bool, proto int, port uint16, mark int, again bool) (*conn, err
 	if udp {
 		typ, name = unix.SOCK_DGRAM, "udp"
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
 		return nil, fmt.Errorf("open %s socket: %w", name, err)
 	}
@@ -158,7 +165,26 @@ func (c *conn) sendTo(parts [][]byte, local netip.Addr, remote netip.AddrPort) e
 	return c.tx.sendOne(parts, local, remote)
 }
 
-func (c *conn) close() error { return c.file.Close() }
+// close closes the socket, and ends whoever waits.
+func (c *conn) close() error {
+	c.shut.Store(true)
+	_ = c.raw.Control(func(fd uintptr) {
+		// It is not connected, which is an error, but those who poll are woken.
+		_ = unix.Shutdown(int(fd), unix.SHUT_RDWR)
+	})
+	return c.file.Close()
+}
+
+// wait waits until the socket is ready for events, and reports false once it is
+// closed. Under load the wait is short, and busy says that there is load.
+func (c *conn) wait(fd uintptr, events int16, busy bool) bool {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+	if !c.shut.Load() && !(busy && tun.PollBusy(fds[:])) && !c.shut.Load() {
+		// An error is EINTR, or comes again with the call that follows.
+		_, _ = unix.Poll(fds[:], -1)
+	}
+	return !c.shut.Load()
+}
 
 // pathMTU asks the kernel for the path's MTU: it is what the kernel would
 // say to a socket connected to the other end.

@@ -10,7 +10,7 @@ import (
 
 // events hands reports from the data path, which must never wait, to whoever
 // reads the channel. What is queued is bounded by the pairs: each has only so
-// much to report.
+// much to report; moves follow from what becomes of the machine's interfaces.
 type events struct {
 	out  chan sa.Event
 	wake chan struct{}

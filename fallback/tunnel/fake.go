@@ -22,13 +22,15 @@ type MemoryWire struct {
 	mu       sync.Mutex // guards what follows
 	mtu      int
 	input    func(*Batch)
+	moved    func(sa.SPI, string)
 	admitted map[sa.SPI]Path
+	floors   map[sa.SPI]uint32
 }
 
 // NewMemoryWires returns the two ends of a wire.
 func NewMemoryWires() (a, b *MemoryWire) {
-	a = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
-	b = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}}
+	a = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}, floors: map[sa.SPI]uint32{}}
+	b = &MemoryWire{mtu: 1500, admitted: map[sa.SPI]Path{}, floors: map[sa.SPI]uint32{}}
 	a.peer, b.peer = b, a
 	return a, b
 }
@@ -60,6 +62,21 @@ func (w *MemoryWire) Admitted() map[sa.SPI]Path {
 	return maps.Clone(w.admitted)
 }
 
+// Advance implements Wire.
+func (w *MemoryWire) Advance(spi sa.SPI, _ Path, floor uint32) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.floors[spi] = floor
+	return true
+}
+
+// Floor returns what an SA's floor was last told to be.
+func (w *MemoryWire) Floor(spi sa.SPI) uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.floors[spi]
+}
+
 // Send implements Wire.
 func (w *MemoryWire) Send(p Path, batch []esp.Packet) {
 	w.peer.mu.Lock()
@@ -82,10 +99,18 @@ func (w *MemoryWire) Send(p Path, batch []esp.Packet) {
 }
 
 // Receive implements Wire.
-func (w *MemoryWire) Receive(input func(*Batch)) {
+func (w *MemoryWire) Receive(input func(*Batch), moved func(sa.SPI, string)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.input = input
+	w.input, w.moved = input, moved
+}
+
+// Move says that an SA's packets take another way.
+func (w *MemoryWire) Move(spi sa.SPI, how string) {
+	w.mu.Lock()
+	moved := w.moved
+	w.mu.Unlock()
+	moved(spi, how)
 }
 
 // SetPathMTU sets what PathMTU answers; it is 1500 at first.
@@ -104,6 +129,6 @@ func (w *MemoryWire) PathMTU(_, _ netip.Addr) (int, error) {
 
 // Close implements Wire.
 func (w *MemoryWire) Close() error {
-	w.Receive(nil)
+	w.Receive(nil, nil)
 	return nil
 }

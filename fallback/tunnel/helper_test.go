@@ -28,6 +28,7 @@ type pairSpec struct {
 	In, Out       sa.SPI
 	Lifetime      sa.Lifetime
 	CopyDF        bool
+	Lane, Lanes   uint8
 }
 
 // mirror is the peer's side of the pair.
@@ -84,7 +85,8 @@ func (s pairSpec) pair() *sa.Pair {
 		return sa.SA{SPI: spi, EncryptionKey: fill(suite.EncryptionKeyLen()), IntegrityKey: fill(suite.Integrity.KeyLen())}
 	}
 	return &sa.Pair{Policy: s.policy(), ID: s.ID, Suite: suite, Encap: s.Encap, In: keys(s.In), Out: keys(s.Out),
-		Lifetime: s.Lifetime, ReplayWindow: 1024, CopyDF: s.CopyDF, CopyECN: true}
+		Lifetime: s.Lifetime, ReplayWindow: 1024, CopyDF: s.CopyDF, CopyECN: true,
+		Lane: s.Lane, Lanes: s.Lanes}
 }
 
 // command is a line to a helper, answer one from it.

@@ -4,6 +4,7 @@ package tunnel
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,10 +32,13 @@ type outbound struct {
 	queue   tun.Queue // for what goes back to the sender; nil: nothing does
 	header  esp.Header
 	child   *child // of the packet before
+	pair    *pair  // that it goes out over
 	flows   flowCache
 	packets []esp.Packet
 	runs    []run
-	notices tun.Coalescer // ICMP messages
+	batch   esp.Batch
+	of      []*esp.Outbound // of the packets that are sealed together
+	notices tun.Coalescer   // ICMP messages
 	noticed int
 	parts   reassembler
 }
@@ -44,6 +48,8 @@ type run struct {
 	child  *child
 	pair   *pair
 	lo, hi int
+	path   Path // of the pair, once they are sealed
+	locked bool // the pair's outMu was locked for this run
 }
 
 // forward takes packets to the network.
@@ -63,12 +69,15 @@ func (p *Plane) classify(o *outbound, q *packet) {
 	if q.follows {
 		h.Len = q.len
 	} else {
-		o.child = nil
+		o.child, o.pair = nil, nil
 		if !h.Parse(data) {
 			p.stats.count(outMalformed)
 			return
 		}
-		o.child = o.flows.find(&p.policies, h)
+		var flow tun.FlowHash
+		if o.child, flow = o.flows.find(&p.policies, h); o.child != nil {
+			o.pair = o.child.carrier(flow)
+		}
 	}
 	c := o.child
 	if c == nil {
@@ -79,7 +88,7 @@ func (p *Plane) classify(o *outbound, q *packet) {
 		}
 		return
 	}
-	pr := c.active
+	pr := o.pair
 	if pr == nil {
 		p.hold(c, data)
 		return
@@ -170,46 +179,99 @@ func (p *Plane) notice(o *outbound, data []byte, mtu int) {
 	}
 }
 
-// dispatch seals and sends each run and empties the batch. The plane's lock is
+// dispatch seals and sends the runs and empties the batch. The plane's lock is
 // held, and given back by unlock before anything is sent.
 func (p *Plane) dispatch(o *outbound, unlock func()) {
 	if len(o.runs) == 0 {
 		unlock()
 	}
-	for i := range o.runs {
-		r := &o.runs[i]
-		if i > 0 {
+	for rest := o.runs; len(rest) > 0; {
+		n := o.lock(rest)
+		p.seal(o, rest[:n])
+		unlock()
+		for i := range rest[:n] {
+			p.send(&rest[i], o.packets[rest[i].lo:rest[i].hi])
+		}
+		for i := range rest[:n] {
+			if rest[i].locked {
+				rest[i].pair.outMu.Unlock()
+			}
+		}
+		if rest = rest[n:]; len(rest) > 0 {
 			p.mu.RLock()
 			unlock = p.mu.RUnlock
 		}
-		pr := r.pair
-		if pr.gone {
-			// It was taken out since the lock was given back; its child has
-			// another one as a rule.
-			if pr = r.child.active; pr == nil {
-				p.stats[outNoPair].Add(uint64(r.hi - r.lo))
-				unlock()
-				continue
-			}
-		}
-		pr.outMu.Lock()
-		batch, path := p.seal(pr, o.packets[r.lo:r.hi])
-		unlock()
-		p.send(pr, path, batch)
-		pr.outMu.Unlock()
 	}
 	if o.noticed > 0 {
 		p.stats[inTUN].Add(uint64(o.notices.Flush(o.queue)))
 	}
 	clear(o.runs)
-	o.packets, o.runs, o.noticed = o.packets[:0], o.runs[:0], 0
+	clear(o.of)
+	o.packets, o.runs, o.of, o.noticed = o.packets[:0], o.runs[:0], o.of[:0], 0
 }
 
-// seal turns packets into those that go out, in place, and returns those that
-// were not refused, and their way. The pair's outMu is held.
-func (p *Plane) seal(pr *pair, batch []esp.Packet) ([]esp.Packet, Path) {
-	pr.out.Seal(batch)
-	good := 0
+// lock locks the pairs of the runs at the front, at least one, and returns of how
+// many: up to one that somebody else has, for whom whoever waited could be waiting
+// in turn. The plane's lock is held.
+func (o *outbound) lock(runs []run) (n int) {
+	for ; n < len(runs); n++ {
+		r := &runs[n]
+		if r.pair.gone {
+			// It was taken out since the lock was given back; its child has
+			// another one as a rule.
+			if r.pair = r.child.instead(r.pair); r.pair == nil {
+				continue
+			}
+		}
+		switch {
+		case n == 0:
+			r.pair.outMu.Lock()
+		case r.pair.outMu.TryLock():
+		case slices.ContainsFunc(runs[:n], func(before run) bool { return before.pair == r.pair }):
+			continue
+		default:
+			return n
+		}
+		r.locked = true
+	}
+	return n
+}
+
+// seal turns the packets of the runs into those that go out, in place, and leaves
+// out those that were refused. The outMu of their pairs is held, and so is the
+// plane's lock.
+func (p *Plane) seal(o *outbound, runs []run) {
+	lo, hi := runs[0].lo, runs[0].lo
+	for i := range runs {
+		r := &runs[i]
+		if r.pair == nil {
+			p.stats[outNoPair].Add(uint64(r.hi - r.lo))
+			o.batch.Seal(o.of, o.packets[lo:hi])
+			o.of, lo, hi, r.hi = o.of[:0], r.hi, r.hi, r.lo
+			continue
+		}
+		for range r.hi - r.lo {
+			o.of = append(o.of, r.pair.out)
+		}
+		hi = r.hi
+	}
+	o.batch.Seal(o.of, o.packets[lo:hi])
+	o.of = o.of[:0]
+	for i := range runs {
+		r := &runs[i]
+		if r.pair == nil {
+			continue
+		}
+		r.hi = r.lo + p.sealed(o.packets[r.lo:r.hi])
+		p.expiry(r.pair, &r.pair.out.Usage)
+		r.path = r.pair.path
+		r.path.MTU = int(r.pair.mtu.Load())
+	}
+}
+
+// sealed moves the packets that were not refused to the front, and returns how many
+// those are.
+func (p *Plane) sealed(batch []esp.Packet) (good int) {
 	for i := range batch {
 		if err := batch[i].Err; err != nil {
 			p.stats.count(sealReason(err))
@@ -220,18 +282,15 @@ func (p *Plane) seal(pr *pair, batch []esp.Packet) ([]esp.Packet, Path) {
 		}
 		good++
 	}
-	p.expiry(pr, &pr.out.Usage)
-	path := pr.path
-	path.MTU = int(pr.mtu.Load())
-	return batch[:good], path
+	return good
 }
 
-// send sends what seal made.
-func (p *Plane) send(pr *pair, path Path, batch []esp.Packet) {
+// send sends what seal made of a run.
+func (p *Plane) send(r *run, batch []esp.Packet) {
 	if len(batch) == 0 {
 		return
 	}
-	p.wire.Send(path, batch)
+	p.wire.Send(r.path, batch)
 	shorter := false
 	for i := range batch {
 		if err := batch[i].Err; err != nil {
@@ -240,6 +299,6 @@ func (p *Plane) send(pr *pair, path Path, batch []esp.Packet) {
 		}
 	}
 	if shorter {
-		p.refresh(pr, path)
+		p.refresh(r.pair, r.path)
 	}
 }

@@ -124,6 +124,7 @@ var _ sa.Backend = (*Plane)(nil)
 type pair struct {
 	id    uint32
 	child *child
+	lane  int
 	spi   sa.SPI
 	path  Path // MTU is in mtu
 	gone  bool // taken out
@@ -132,12 +133,15 @@ type pair struct {
 	out   *esp.Outbound
 
 	transport bool
+	format    string // of its packets, in words
+	detail    string // of the placement: the format, and the way they take
 
 	mtu   atomic.Int32 // path's
 	inner atomic.Int32 // longest inner packet that fits it
 
-	inMu     sync.Mutex // guards in and remapped
+	inMu     sync.Mutex // guards in, floor and remapped
 	in       *esp.Inbound
+	floor    uint32 // of the replay window, as the wire was told
 	remapped struct {
 		to netip.AddrPort
 		at time.Time
@@ -194,7 +198,7 @@ func New(o Options) (*Plane, error) {
 	}
 	p.mtus = newPathMTUs(p.wire.PathMTU)
 	p.events = newEvents()
-	p.wire.Receive(p.Input)
+	p.wire.Receive(p.Input, p.moved)
 	for i, q := range p.tun.Queues() {
 		w := newWorker(p, q)
 		if i < len(o.Cores) {

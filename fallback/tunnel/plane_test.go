@@ -204,6 +204,24 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
+// TestMoved has a wire tell that packets take another way.
+func TestMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnds(t)
+		p := spec()
+		connectEnds(a, b, p)
+		a.eventsSoFar()
+		for range 2 {
+			a.wire.Move(p.pair().In.SPI, "carrier pigeons")
+		}
+		a.wire.Move(1, "nobody's")
+		want := sa.Placement{Kind: sa.Userspace, Device: a.device, Detail: "software ESP over IP protocol 50, carrier pigeons"}
+		if got := a.eventsSoFar(); len(got) != 1 || got[0].Kind != sa.Moved || got[0].Pair != p.ID || got[0].Placement != want {
+			t.Errorf("events %v, want one that says %v", got, want)
+		}
+	})
+}
+
 func TestRemapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newEnds(t)

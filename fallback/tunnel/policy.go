@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"quicksand/fallback/esp"
+	"quicksand/fallback/tun"
 	"quicksand/sa"
 )
 
@@ -32,8 +33,9 @@ type child struct {
 	key       childKey
 	bits      int // specificity of the addresses
 	pairs     []*pair
-	active    *pair
-	activated uint64     // when active became so, in the plane's count
+	lanes     []*pair    // that are active, by lane; nil: the lane has none
+	live      []*pair    // those of lanes that there are
+	activated uint64     // when one became active last, in the plane's count
 	trap      *sa.Policy // or nil
 	released  bool       // nobody wants the child any more once it has no pair
 
@@ -89,6 +91,82 @@ func (c *child) compare(o *child) int {
 		strings.Compare(c.key.conn, o.key.conn),
 		strings.Compare(c.key.child, o.key.child),
 	)
+}
+
+// activate makes the pair its lane's active one, of as many lanes as the child
+// has now.
+func (c *child) activate(pr *pair, lane, lanes int) {
+	pr.lane = lane
+	for len(c.lanes) < lanes {
+		c.lanes = append(c.lanes, nil)
+	}
+	c.set(lane, pr)
+	for n := len(c.lanes); n > max(lanes, 1) && c.lanes[n-1] == nil; n-- {
+		c.lanes = c.lanes[:n-1]
+	}
+	// The newest is the last one.
+	c.pairs = append(slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr }), pr)
+}
+
+// set makes the pair, or none, the lane's active one.
+func (c *child) set(lane int, pr *pair) {
+	for len(c.lanes) <= lane {
+		c.lanes = append(c.lanes, nil)
+	}
+	for i, o := range c.lanes {
+		if o == pr {
+			c.lanes[i] = nil // it leaves its former lane
+		}
+	}
+	c.lanes[lane] = pr
+	c.live = c.live[:0]
+	for _, o := range c.lanes {
+		if o != nil {
+			c.live = append(c.live, o)
+		}
+	}
+}
+
+// leave takes a pair out. The newest of its lane that is left takes its place.
+func (c *child) leave(pr *pair) {
+	c.pairs = slices.DeleteFunc(c.pairs, func(o *pair) bool { return o == pr })
+	if pr.lane >= len(c.lanes) || c.lanes[pr.lane] != pr {
+		return
+	}
+	var next *pair
+	for _, o := range slices.Backward(c.pairs) {
+		if o.lane == pr.lane {
+			next = o
+			break
+		}
+	}
+	c.set(pr.lane, next)
+}
+
+// carrier is the pair that a flow's packets go out over, or nil.
+func (c *child) carrier(flow tun.FlowHash) *pair {
+	if len(c.live) <= 1 {
+		return c.anyone()
+	}
+	if pr := c.lanes[flow.Lane(len(c.lanes))]; pr != nil {
+		return pr
+	}
+	return c.live[flow.Again(len(c.live))]
+}
+
+// instead is the pair in the place of one that was taken out, or nil.
+func (c *child) instead(pr *pair) *pair {
+	if pr.lane < len(c.lanes) && c.lanes[pr.lane] != nil {
+		return c.lanes[pr.lane]
+	}
+	return c.anyone()
+}
+
+func (c *child) anyone() *pair {
+	if len(c.live) == 0 {
+		return nil
+	}
+	return c.live[0]
 }
 
 // idle reports whether nothing is left of the child.

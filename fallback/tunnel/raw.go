@@ -84,6 +84,9 @@ func (w *kernelWire) Admit(sa.SPI, Path) string { return "sockets" }
 // Dismiss has nothing to do either.
 func (w *kernelWire) Dismiss(sa.SPI, Path) {}
 
+// Advance has nothing to do: nothing looks at packets before the plane does.
+func (w *kernelWire) Advance(sa.SPI, Path, uint32) bool { return true }
+
 func (w *kernelWire) Send(p Path, batch []esp.Packet) {
 	if p.Proto == unix.IPPROTO_UDP {
 		w.natt.sendESP(p, batch)
@@ -168,7 +171,9 @@ func fragment(packet []byte, mtu int) []esp.Packet {
 	return out
 }
 
-func (w *kernelWire) Receive(input func(*Batch)) {
+// Receive takes packets in. They always go by sockets: there is no move to tell
+// of.
+func (w *kernelWire) Receive(input func(*Batch), _ func(sa.SPI, string)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.input = input

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quicksand/fallback/esp"
-	"quicksand/fallback/tun"
 )
 
 const (
@@ -73,21 +72,14 @@ func newReceiver(c *conn, batch int) *receiver {
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
 		h.Control = &r.ctrl[i][0]
 	}
-	// The call never sleeps, so Go's scheduler need not hear of it, which saves the
-	// wake-up of its monitor thread.
+	// The call itself never sleeps, so Go's scheduler need not hear of it, which saves
+	// the wake-up of its monitor thread.
 	r.call = func(fd uintptr) bool {
 		for {
 			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
 				uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
-			switch errno {
-			case unix.EINTR:
+			if errno == unix.EINTR || errno == unix.EAGAIN && c.wait(fd, unix.POLLIN, r.busy) {
 				continue
-			case unix.EAGAIN:
-				fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-				if r.busy && tun.PollBusy(fds[:]) {
-					continue
-				}
-				return false
 			}
 			r.n, r.errno = int(n), errno
 			return true
@@ -115,7 +107,7 @@ func (r *receiver) receive() (int, error) {
 		h.SetControllen(controlLen)
 		h.Flags = 0
 	}
-	if r.c.raw.Read(r.call) != nil {
+	if r.c.raw.Read(r.call) != nil || r.errno == unix.EAGAIN {
 		return 0, os.ErrClosed
 	}
 	if r.errno != 0 {

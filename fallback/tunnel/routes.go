@@ -41,7 +41,8 @@ type router struct {
 	rules           []*netlink.Rule
 	tun             tun.Device
 	queues          map[netip.Prefix]int // index of the queue the packets come by
-	load            []int                // prefixes by queue
+	lanes           map[netip.Prefix]int // where there are several
+	load            []int                // prefixes and lanes by queue
 }
 
 var families = []int{unix.AF_INET, unix.AF_INET6}
@@ -54,7 +55,7 @@ func newRouter(dev tun.Device, table, priority int, mark uint32) (*router, error
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
 	r := &router{h: h, device: dev.Name(), table: table, priority: priority, mark: mark, routes: map[netip.Prefix]int{},
-		tun: dev, queues: map[netip.Prefix]int{}, load: make([]int, len(dev.Queues()))}
+		tun: dev, queues: map[netip.Prefix]int{}, lanes: map[netip.Prefix]int{}, load: make([]int, len(dev.Queues()))}
 	if err := r.start(); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -232,13 +233,39 @@ func (r *router) steer(p netip.Prefix) error {
 	q := slices.Index(r.load, slices.Min(r.load))
 	r.load[q]++
 	r.queues[p] = q
-	return r.tun.Steer(p, q)
+	return r.tun.Steer(p, q, 1)
+}
+
+// spread has each of a number of lanes come by a queue of its own, as far as there
+// are as many.
+func (r *router) spread(remote sa.Selector, lanes int) error {
+	if r == nil {
+		return nil
+	}
+	for _, p := range remote.Prefixes() {
+		q, ok := r.queues[p]
+		have := max(r.lanes[p], 1)
+		if !ok || lanes <= have {
+			continue
+		}
+		if err := r.tun.Steer(p, q, lanes); err != nil {
+			return err
+		}
+		r.lanes[p] = lanes
+		for i := have; i < lanes; i++ {
+			r.load[(q+i)%len(r.load)]++
+		}
+	}
+	return nil
 }
 
 func (r *router) unsteer(p netip.Prefix) error {
 	if q, ok := r.queues[p]; ok {
-		r.load[q]--
+		for i := range max(r.lanes[p], 1) {
+			r.load[(q+i)%len(r.load)]--
+		}
 		delete(r.queues, p)
+		delete(r.lanes, p)
 	}
 	return r.tun.Unsteer(p)
 }

@@ -77,7 +77,7 @@ func TestSplit(t *testing.T) {
 				packets <- bytes.Clone(batch.Packets[i].Bytes())
 				paths <- batch.From[i]
 			}
-		})
+		}, nil)
 		from := netip.AddrPortFrom(netip.MustParseAddr(host), a.Port())
 		to := netip.AddrPortFrom(netip.MustParseAddr(host), b.Port())
 		path := Path{Local: from, Remote: to, Proto: unix.IPPROTO_UDP, MTU: 65535}

@@ -57,11 +57,8 @@ func (t *transmitter) init(c *conn) {
 		for {
 			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[t.from])),
 				uintptr(t.to-t.from), unix.MSG_DONTWAIT, 0, 0)
-			switch errno {
-			case unix.EINTR:
+			if errno == unix.EINTR || errno == unix.EAGAIN && c.wait(fd, unix.POLLOUT, false) {
 				continue
-			case unix.EAGAIN:
-				return false
 			}
 			t.n, t.errno = int(n), errno
 			return true
@@ -70,11 +67,11 @@ func (t *transmitter) init(c *conn) {
 	t.callOne = func(fd uintptr) bool {
 		for {
 			_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[0].Hdr)), unix.MSG_DONTWAIT)
-			if errno == unix.EINTR {
+			if errno == unix.EINTR || errno == unix.EAGAIN && c.wait(fd, unix.POLLOUT, false) {
 				continue
 			}
 			t.errno = errno
-			return errno != unix.EAGAIN
+			return true
 		}
 	}
 }

@@ -56,6 +56,11 @@ type Wire interface {
 	// Dismiss tells that an admitted SA ends. The plane holds no lock that input
 	// waits for.
 	Dismiss(spi sa.SPI, p Path)
+	// Advance tells of an admitted SA that packets with a sequence number below
+	// floor would be refused as too old, so that they may be dropped before they
+	// are looked at. It does not block, and reports false where the caller
+	// should tell again.
+	Advance(spi sa.SPI, p Path, floor uint32) bool
 	// Send sends sealed packets along the path: ESP packets, or whole outer IP
 	// packets of AH. It sets Err in those it could not send; EMSGSIZE there
 	// says that the path's MTU became smaller. The batch is the caller's again
@@ -66,7 +71,10 @@ type Wire interface {
 	// from goroutines of the wire's own, each with a batch of its own. Packets
 	// of one SA come from one goroutine, until the way they take changes. The
 	// batch and what its buffers hold are the function's until it returns.
-	Receive(input func(*Batch))
+	//
+	// Moved is told when packets of an admitted SA come and go otherwise than
+	// Admit said, in the same words; the wire holds no lock then.
+	Receive(input func(*Batch), moved func(spi sa.SPI, how string))
 	// PathMTU returns the longest IP packet, in bytes, that goes from local to
 	// remote in one piece, as far as is known.
 	PathMTU(local, remote netip.Addr) (int, error)

@@ -115,22 +115,33 @@ func (p *Plane) lost(err error) {
 	}
 }
 
-// flowCache remembers the children of flows. What it remembers is good for one
-// version of the policies.
+// flowCache remembers the children of flows, and the flows' hashes. What it
+// remembers is good for one version of the policies.
 type flowCache [64]cachedFlow
 
 type cachedFlow struct {
 	flowKey
 	version uint64
 	child   *child
+	hash    tun.FlowHash
 }
 
-// flowKey is what policies look at.
+// flowKey is what policies and hashes look at.
 type flowKey struct {
 	src, dst         netip.Addr
 	srcPort, dstPort uint16
 	protocol         uint8
 	hasPorts         bool
+	fragment         bool
+}
+
+// flow is what lanes are chosen by.
+func (k *flowKey) flow() *tun.Flow {
+	f := &tun.Flow{Src: k.src, Dst: k.dst}
+	if !k.fragment {
+		f.Protocol, f.Ports = k.protocol, uint32(k.srcPort)<<16|uint32(k.dstPort)
+	}
+	return f
 }
 
 // hash mixes what differs between flows.
@@ -141,12 +152,13 @@ func (k *flowKey) hash() uint64 {
 	return v * 0x9e3779b97f4a7c15 >> 58
 }
 
-// find returns the child whose traffic the packet is, or nil.
-func (f *flowCache) find(t *policies, h *esp.Header) *child {
-	k := flowKey{h.Src, h.Dst, h.SrcPort, h.DstPort, h.Protocol, h.HasPorts}
+// find returns the child whose traffic the packet is, or nil, and the hash of its
+// flow.
+func (f *flowCache) find(t *policies, h *esp.Header) (*child, tun.FlowHash) {
+	k := flowKey{h.Src, h.Dst, h.SrcPort, h.DstPort, h.Protocol, h.HasPorts, h.Fragment}
 	e := &f[k.hash()]
 	if e.version != t.version || e.flowKey != k {
-		*e = cachedFlow{k, t.version, t.find(h)}
+		*e = cachedFlow{k, t.version, t.find(h), k.flow().Hash()}
 	}
-	return e.child
+	return e.child, e.hash
 }

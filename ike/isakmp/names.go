@@ -120,4 +120,5 @@ var notifyNames = map[NotifyType]string{
 	InitialContact:          "INITIAL_CONTACT",
 	RUThere:                 "R_U_THERE",
 	RUThereAck:              "R_U_THERE_ACK",
+	ParallelSA:              "PARALLEL_SA",
 }

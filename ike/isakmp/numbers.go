@@ -205,4 +205,6 @@ const (
 	InitialContact          NotifyType = 24578
 	RUThere                 NotifyType = 36136
 	RUThereAck              NotifyType = 36137
+	// ParallelSA is quicksand's own, of the private range; its data is one byte.
+	ParallelSA NotifyType = 36350
 )

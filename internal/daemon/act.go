@@ -121,6 +121,17 @@ func (d *Daemon) install(p *sa.Pair) (sa.Placement, error) {
 	return got, nil
 }
 
+// moved logs that a pair runs otherwise than it did.
+func (d *Daemon) moved(ev *sa.Event) {
+	at := d.place.pairs[ev.Pair]
+	if at == nil {
+		return
+	}
+	d.place.moved(ev)
+	d.say(slog.LevelInfo, "KNL", fmt.Sprintf("child %s{%d} now runs as %s", at.pair.Child, ev.Pair, describe(ev.Placement)),
+		connAttr(at.pair.Conn))
+}
+
 // remove takes a pair out. The policy stays, and blocks what the child should
 // protect, for as long as the child is loaded; where any peer may come there
 // would be no end of policies, and each goes with its last pair.

@@ -96,7 +96,7 @@ func (d *Daemon) startChild(conn *ike.Connection, child *ike.Child) {
 	case child.Manual != nil:
 		d.failed("install", t, d.installManual(conn, child))
 	case child.StartAction == ike.ActionStart:
-		if !d.isUp(t) {
+		if d.pairsOf(t) < max(child.Parallel, 1) {
 			d.want(t)
 		}
 	case child.StartAction == ike.ActionTrap:
@@ -104,16 +104,16 @@ func (d *Daemon) startChild(conn *ike.Connection, child *ike.Child) {
 	}
 }
 
-// isUp reports whether the child has an SA.
-func (d *Daemon) isUp(t target) bool {
+// pairsOf counts the pairs that the child has, but for replaced ones.
+func (d *Daemon) pairsOf(t target) (n int) {
 	for _, i := range d.engine.SAs() {
 		for _, c := range i.Children {
-			if i.Conn == t.conn && c.Pair != nil && c.Pair.Child == t.child {
-				return true
+			if i.Conn == t.conn && c.Pair != nil && c.Pair.Child == t.child && c.State != ike.ChildSuperseded {
+				n++
 			}
 		}
 	}
-	return false
+	return n
 }
 
 // stopChild takes away what stands of old, a child that is unloaded (next is
@@ -302,7 +302,7 @@ func (d *Daemon) installTrap(conn *ike.Connection, child *ike.Child, done func(e
 // trapPair is a pair such as the child is likely to get, by which the backend
 // of its trap is chosen.
 func trapPair(conn *ike.Connection, child *ike.Child) *sa.Pair {
-	p := &sa.Pair{Encap: conn.Encap, Offload: child.Offload}
+	p := &sa.Pair{Encap: conn.Encap, Offload: child.Offload, Lanes: uint8(child.Parallel)}
 	if len(child.Proposals) > 0 && len(child.Proposals[0]) > 0 {
 		p.Suite = child.Proposals[0][0].Suite
 	}

@@ -32,6 +32,7 @@ type attempt struct {
 	begun time.Time // the last one; zero: none yet
 	delay time.Duration
 	timer *time.Timer // running while the next one waits for its time
+	again bool        // wanted while busy: one of several pairs
 }
 
 func (at *attempt) stop() {
@@ -61,6 +62,7 @@ func (d *Daemon) want(t target) {
 		d.attempts[t] = at
 	}
 	if at.busy || at.timer != nil {
+		at.again = at.busy
 		return
 	}
 	wait := at.next(time.Now())
@@ -87,21 +89,36 @@ func (d *Daemon) try(t target, at *attempt) {
 			return
 		}
 		at.busy = false
+		again := at.again
+		at.again = false
 		if err == nil {
 			at.delay = 0
-		} else if d.stands(t) && !errors.Is(err, errStopped) {
+			if again && d.lacksPairs(t) {
+				d.want(t)
+			}
+		} else if d.stands(t) && !errors.Is(err, errStopped) && !errors.Is(err, ike.ErrTerminated) {
 			d.want(t)
 		}
 	})
 	d.initiate(command, t)
 }
 
-// arrived notes that a child is up, perhaps by the peer's doing.
+// arrived notes that a pair of a child is up, perhaps by the peer's doing.
 func (d *Daemon) arrived(t target) {
 	if at := d.attempts[t]; at != nil {
+		if at.timer != nil && d.lacksPairs(t) {
+			return
+		}
 		at.stop()
 		at.delay = 0
 	}
+}
+
+// lacksPairs reports whether a child with several pairs side by side has fewer
+// than it should.
+func (d *Daemon) lacksPairs(t target) bool {
+	_, child, err := d.config.find(t)
+	return err == nil && child != nil && child.Parallel > 1 && d.pairsOf(t) < child.Parallel
 }
 
 // stands reports whether the configuration wants the child up all the time.

@@ -151,6 +151,9 @@ func (d *Daemon) forward(ctx context.Context, from <-chan sa.Event) {
 // event handles a backend's event: an acquire is the daemon's own, what befalls
 // a manually keyed pair as well, the rest is the engine's.
 func (d *Daemon) event(ev sa.Event) {
+	if ev.Kind == sa.Moved {
+		d.moved(&ev)
+	}
 	switch {
 	case ev.Kind == sa.Acquire:
 		t := target{ev.Policy.Conn, ev.Policy.Child}

@@ -115,6 +115,8 @@ func (d *Daemon) manualEvent(ev sa.Event) {
 		switch ev.Kind {
 		case sa.HardExpired:
 			d.expireManual(t)
+		case sa.Moved:
+			m.placement = ev.Placement
 		case sa.Lost:
 			d.say(slog.LevelWarn, "CHD", fmt.Sprintf("manually keyed child %s was lost; installing it again", t.child), connAttr(t.conn))
 			d.removeManual(t)

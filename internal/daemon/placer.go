@@ -41,6 +41,7 @@ type placed struct {
 	pair      *sa.Pair
 	backend   sa.Backend
 	placement sa.Placement
+	why       refusals // of better backends
 }
 
 // A policy stands at the backends that carry its pairs, which let nothing pass
@@ -115,6 +116,14 @@ func (r refusals) err(what string) error {
 		return errors.New(what + ": there is no backend")
 	}
 	return errors.New(what + ": " + strings.Join(r, "; "))
+}
+
+// after appends the reasons to a placement's detail.
+func (r refusals) after(detail string) string {
+	if len(r) == 0 {
+		return detail
+	}
+	return strings.TrimPrefix(detail+"; not "+strings.Join(r, "; not "), "; ")
 }
 
 func kindNames(kinds []sa.Kind) string {
@@ -207,15 +216,13 @@ func (pl *placer) install(p *sa.Pair) (sa.Placement, error) {
 			why.add(b, err)
 			continue
 		}
-		if len(why) > 0 {
-			got.Detail = strings.TrimPrefix(got.Detail+"; not "+strings.Join(why, "; not "), "; ")
-		}
+		got.Detail = why.after(got.Detail)
 		key := spiKey{p.Suite.Protocol, p.Local.Addr(), p.In.SPI}
 		if r := pl.spis[key]; r != nil && r != b {
 			r.ReleaseSPI(key.proto, key.local, key.spi)
 		}
 		pl.spis[key] = b
-		pl.pairs[p.ID] = &placed{p, b, got}
+		pl.pairs[p.ID] = &placed{p, b, got, why}
 		pl.stand(&p.Policy, b).pairs++
 		return got, nil
 	}
@@ -248,6 +255,15 @@ func (pl *placer) update(p *sa.Pair) error {
 	pl.spis[spiKey{p.Suite.Protocol, p.Local.Addr(), p.In.SPI}] = at.backend
 	at.pair = p
 	return nil
+}
+
+// moved notes that the pair of an event runs otherwise, and has the event say
+// all that a placement says.
+func (pl *placer) moved(ev *sa.Event) {
+	if at := pl.pairs[ev.Pair]; at != nil {
+		ev.Placement.Detail = at.why.after(ev.Placement.Detail)
+		at.placement = ev.Placement
+	}
 }
 
 // remove takes a pair out, where it is installed, and wipes its keys.

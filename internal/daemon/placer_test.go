@@ -82,6 +82,21 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
+// A pair whose packets take another way still says why no better engine has it.
+func TestMovedKeepsReasons(t *testing.T) {
+	nic, soft := newFakeBackend("nic", sa.Kernel), newFakeBackend("tun", sa.Userspace)
+	nic.failure = errors.New("table full")
+	pl := newPlacer([]sa.Backend{nic, soft}, nil)
+	if _, err := pl.install(testPair(1)); err != nil {
+		t.Fatal(err)
+	}
+	ev := sa.Event{Kind: sa.Moved, Pair: 1, Placement: sa.Placement{Kind: sa.Userspace, Device: "tun", Detail: "by sockets"}}
+	pl.moved(&ev)
+	if want := "by sockets; not kernel: table full"; ev.Placement.Detail != want || pl.pairs[1].placement != ev.Placement {
+		t.Errorf("placement %+v, want the detail %q", pl.pairs[1].placement, want)
+	}
+}
+
 // The SPI goes to the backend that installs in the end, and no other backend
 // gives it out as long as it lives.
 func TestSPIFollowsThePair(t *testing.T) {

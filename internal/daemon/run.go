@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"quicksand/accel"
@@ -113,6 +114,8 @@ func (d *Daemon) serve(ctx context.Context, o Options, control *vici.Server) err
 	servers.Go(func() { d.reloadOn(serving, hangup) })
 	d.log.Info("quicksand is ready", "version", o.Version, "control", o.Settings.VICISocket,
 		"connections", len(d.config.conns), "backends", kindNames(d.stats().Backends))
+	tellManager(systemd.SdNotifyReady, d.log)
+	context.AfterFunc(ctx, func() { tellManager(systemd.SdNotifyStopping, d.log) })
 	return d.Run(ctx)
 }
 

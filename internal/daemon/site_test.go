@@ -225,6 +225,55 @@ func TestSitesConnectRekeyAndEnd(t *testing.T) {
 	})
 }
 
+// TestParallelPairs has a child with three pairs side by side. Each is its own in
+// events and volumes, one that the peer deletes comes back alone, and they end
+// together.
+func TestParallelPairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const three = "parallel_sas = 3\n"
+		a, b := newSites(t, "start_action = start\nclose_action = start\n"+three, three, nil)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		ids := a.backend.installed()
+		if len(ids) != 3 || len(b.backend.installed()) != 3 || a.reports()["child up=true"] != 3 {
+			t.Fatalf("A carries %v, B %v", ids, b.backend.installed())
+		}
+
+		a.backend.events <- sa.Event{Kind: sa.SoftExpired, Pair: ids[1]}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		got := a.backend.installed()
+		if len(got) != 3 || got[0] != ids[0] || got[1] != ids[2] || a.backend.pair(got[2]).Lane != 1 {
+			t.Fatalf("of %v one is renegotiated, and A carries %v", ids, got)
+		}
+
+		lost := a.backend.pair(ids[0])
+		for _, id := range b.backend.installed() {
+			if p := b.backend.pair(id); p.In.SPI == lost.Out.SPI {
+				if n, err := b.Terminate(t.Context(), ike.Select{ChildID: id}, nil); n != 1 || err != nil {
+					t.Fatal(n, err)
+				}
+			}
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		again := a.backend.installed()
+		if len(again) != 3 || again[0] != got[1] || again[1] != got[2] || a.backend.pair(again[2]).Lane != 0 {
+			t.Errorf("of %v one is lost, and A carries %v", got, again)
+		}
+
+		if n, err := a.Terminate(t.Context(), ike.Select{Child: "net"}, nil); n != 3 || err != nil {
+			t.Errorf("%d ended, %v", n, err)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if len(a.children(t)) != 0 || len(b.children(t)) != 0 {
+			t.Errorf("left: %q, %q", a.children(t), b.children(t))
+		}
+		end(t, a, b)
+	})
+}
+
 func TestCommandsBetweenSites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newSites(t, "", "", nil)

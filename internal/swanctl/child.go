@@ -84,6 +84,7 @@ var childKeys = []key[child]{
 		set: given(parsePackets, func(c *child) **uint64 { return &c.randPackets })},
 	{name: "replay_window", def: "32", doc: "How many packets back a late packet is still accepted, 0 to 4096. 0 turns replay protection off, as it always is for a manually keyed child.", set: setReplayWindow},
 	{name: "hw_offload", def: "auto", doc: "How much a NIC must do: auto (the best there is), packet, crypto (also written yes), no. strongSwan's default is no.", set: setOffload},
+	{name: "parallel_sas", def: "1", doc: "How many pairs of SAs the child has side by side, 1 to 64, each negotiated by a Quick Mode of its own with the same identities. Outbound flows are spread over them by addresses, protocol and ports (fragments by addresses), so that with several worker_cores one child uses more than one; the order within a flow is kept. Only user space spreads: such a child does not run on the kernel or a NIC. Both ends need the setting where both are quicksand: a responder has no more pairs than its own says, and with 1 takes each Quick Mode for a renegotiation. Other peers must keep several SAs with the same selectors: strongSwan does, and sends over the newest. quicksand's own; strongSwan's per_cpu_sas belongs to IKEv2 (RFC 9611) and goes by CPU, not by flow.", set: setParallel},
 	{name: "mark_in", def: "0/0", doc: "The child is for incoming packets with this firewall mark: value or value/mask. Marks and XFRM interfaces are the kernel's: such a child runs as crypto or kernel.",
 		set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.In })},
 	{name: "mark_out", def: "0/0", doc: "The same for outgoing packets. Routes for them are the operator's to make.", set: to(parseMark, func(c *child) *sa.Mark { return &c.Marking.Out })},
@@ -120,7 +121,7 @@ var childKeys = []key[child]{
 	refuse[child]("interface", "policies hold for all interfaces"),
 	refuse[child]("tfc_padding", "packets are not padded", "0"),
 	refuse[child]("mark_in_sa", "an SPI stands for one inbound SA, whatever the mark", "no"),
-	refuse[child]("per_cpu_sas", onlyIKEv2, "no"),
+	refuse[child]("per_cpu_sas", onlyIKEv2+" (RFC 9611); parallel_sas is what comes nearest", "no"),
 }
 
 func (c *child) addProposals(p sa.Protocol, s *Setting) error {
@@ -166,6 +167,14 @@ func setMode(c *child, s *Setting) error {
 func setReplayWindow(c *child, s *Setting) error {
 	n, err := parseNumber(s, 0, 4096)
 	c.ReplayWindow = uint32(n)
+	return err
+}
+
+func setParallel(c *child, s *Setting) error {
+	n, err := parseNumber(s, 1, ike.MaxParallel)
+	if c.Parallel = int(n); n == 1 {
+		c.Parallel = 0 // the one way to say it
+	}
 	return err
 }
 
@@ -222,7 +231,24 @@ func finishChild(c *child, s *Section, path string) error {
 			return err
 		}
 	}
+	if c.Parallel > 1 {
+		if err := checkParallel(c, s, path); err != nil {
+			return err
+		}
+	}
 	return checkSelectors(c)
+}
+
+// checkParallel refuses what would keep a child with several pairs out of user
+// space.
+func checkParallel(c *child, s *Section, path string) error {
+	switch {
+	case c.Offload == sa.OffloadCrypto || c.Offload == sa.OffloadPacket:
+		return failAt(s, path, "parallel_sas", "only user space spreads a child over several SAs, and hw_offload = %s asks for a NIC", c.Offload)
+	case c.Marking != (sa.Marking{}):
+		return failAt(s, path, "parallel_sas", "only user space spreads a child over several SAs, and firewall marks and XFRM interfaces are the kernel's")
+	}
+	return nil
 }
 
 // lifetime completes a lifetime of which any part may be missing.

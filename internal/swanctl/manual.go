@@ -110,6 +110,8 @@ func (c *child) finishManual(s *Section, path string) error {
 			return bad(noNegotiation + "; its one proposal is manual.proposal")
 		case strings.HasPrefix(v.Key, "rekey_"), strings.HasPrefix(v.Key, "rand_"):
 			return bad(noNegotiation)
+		case v.Key == "parallel_sas" && c.Parallel > 1:
+			return bad("a manually keyed child is one pair of SAs")
 		case v.Key == "replay_window" && c.ReplayWindow != 0:
 			return bad(noReplayWindow)
 		case v.Key == "start_action" && c.StartAction == ike.ActionTrap:

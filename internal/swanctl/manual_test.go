@@ -97,6 +97,7 @@ func TestManualErrors(t *testing.T) {
 		{"", cbc + "key_in = password\n", "12: .manual.key_in: a key is hexadecimal behind 0x, or base64 behind 0s"},
 		{"", "protocol = tcp\n", `5: .manual.protocol: "tcp" is not one of esp, ah`},
 		{"", "proposals = aes128gcm16\n", `5: .manual.proposals: the key is not known; "proposal" is`},
+		{"parallel_sas = 2\n", cbc, "4: .parallel_sas: a manually keyed child is one pair of SAs"},
 		{"rekey_time = 1h\n", cbc, "4: .rekey_time: " + noNegotiation},
 		{"rekey_bytes = 1\n", cbc, "4: .rekey_bytes: " + noNegotiation},
 		{"rand_time = 1\n", cbc, "4: .rand_time: " + noNegotiation},

@@ -61,6 +61,10 @@ func renderChild(m *Message, c *ike.ChildInfo, in, out sa.Counters, now time.Tim
 	m.SetYes("encap", p.Encap)
 	m.Set("spi-in", p.In.SPI.String())
 	m.Set("spi-out", p.Out.SPI.String())
+	if p.Lanes > 1 {
+		m.SetInt("lane", int64(p.Lane))
+		m.SetInt("lanes", int64(p.Lanes))
+	}
 	if p.Suite.Encryption != sa.EncryptionNone {
 		renderCipher(m, p.Suite.Encryption, p.Suite.KeyBits)
 	}
@@ -161,6 +165,9 @@ func renderChildConfig(m *Message, c *ike.Child) {
 	m.SetInt("rekey_time", seconds(c.Lifetime.RekeyTime))
 	m.Set("rekey_bytes", fmt.Sprint(c.Lifetime.RekeyBytes))
 	m.Set("rekey_packets", fmt.Sprint(c.Lifetime.RekeyPackets))
+	if c.Parallel > 1 {
+		m.SetInt("parallel_sas", int64(c.Parallel))
+	}
 	m.Set("dpd_action", actionNames[c.DPDAction])
 	m.Set("close_action", actionNames[c.CloseAction])
 	m.SetList("local-ts", dynamicString(c.LocalTS))

@@ -62,7 +62,8 @@ type ChildSA struct {
 	LifeTime   int      `vici:"life-time"`
 	LocalTS    []string `vici:"local-ts"`
 	RemoteTS   []string `vici:"remote-ts"`
-	// What quicksand adds: where the pair runs.
+	// What quicksand adds: which of parallel pairs it is, and where it runs.
+	Lane      int    `vici:"lane"`
 	Placement string `vici:"placement"`
 	Device    string `vici:"placement-device"`
 	Detail    string `vici:"placement-detail"`

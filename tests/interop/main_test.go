@@ -127,10 +127,11 @@ func (d *duo) clear() {
 }
 
 // settled waits until both ends have exactly one child of the name, and the
-// same one.
+// same one. Where both renegotiate at the same moment again and again it takes
+// some rounds until that is so.
 func (d *duo) settled(t *testing.T, name string) (q, s harness.ChildSA) {
 	t.Helper()
-	ok(t, harness.Poll(10*time.Second, func() (err error) {
+	ok(t, harness.Poll(30*time.Second, func() (err error) {
 		if q, err = d.q.Child(name); err != nil {
 			return err
 		}

@@ -3,10 +3,10 @@
 package interop
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,23 +19,17 @@ import (
 
 // steeredDuo is quicksand on site a, steering its uplink, and on site b a peer:
 // quicksand that steers as well, or strongSwan, whose ESP in user space is
-// always in UDP.
-func steeredDuo(t *testing.T, n *harness.Net, a, b *harness.Host, swan bool) *duo {
-	t.Helper()
-	return steeredDuoWith(t, n, a, b, swan, "", "")
-}
-
-// steeredDuoWith is steeredDuo with other interfaces than the uplinks, or with
-// pins.
-func steeredDuoWith(t *testing.T, n *harness.Net, a, b *harness.Host, swan bool, interfaces, pins string) *duo {
+// always in UDP. Settings come after those that steer the uplink, and replace
+// them.
+func steeredDuo(t *testing.T, n *harness.Net, a, b *harness.Host, swan bool, settings ...string) *duo {
 	t.Helper()
 	if reference {
 		t.Skip("strongSwan does not steer")
 	}
 	d := &duo{net: n}
 	run := func(h *harness.Host) *harness.Peer {
-		p, err := harness.StartQuicksand(h, harness.QuicksandOptions{Settings: []string{
-			"backend = userspace", "xdp_interfaces = " + cmp.Or(interfaces, h.Uplink()), "xdp_pins = " + cmp.Or(pins, "off")}})
+		p, err := harness.StartQuicksand(h, harness.QuicksandOptions{Settings: slices.Concat(
+			[]string{"backend = userspace", "xdp_interfaces = " + h.Uplink(), "xdp_pins = off"}, settings)})
 		ok(t, err)
 		return p
 	}
@@ -52,6 +46,10 @@ func steeredDuoWith(t *testing.T, n *harness.Net, a, b *harness.Host, swan bool,
 
 // steering is what "quicksand xdp status" says.
 type steering struct {
+	Workers []struct {
+		CPU *int
+		SAs int
+	}
 	Devices []struct {
 		Name     string
 		Attached bool
@@ -65,6 +63,16 @@ type steering struct {
 		}
 		Sockets []struct{ Packets, Sent, Lost uint64 }
 	}
+}
+
+// verdict is how many packets came to it on the first device.
+func (s steering) verdict(v xdp.Verdict) uint64 {
+	for _, one := range s.Devices[0].Verdicts {
+		if one.Verdict == v.String() {
+			return one.Packets
+		}
+	}
+	return 0
 }
 
 func statusOf(t *testing.T, p *harness.Peer) (s steering) {
@@ -165,7 +173,7 @@ func TestSteeredAuto(t *testing.T) {
 	n := harness.ForTest(t)
 	a, b, err := n.Sites(1)
 	ok(t, err)
-	d := steeredDuoWith(t, n, a, b, false, "auto", "")
+	d := steeredDuo(t, n, a, b, false, "xdp_interfaces = auto")
 	d.load(t, config(conn(child("net", 0, "aes128gcm16"))))
 	if s := statusOf(t, d.q); len(s.Devices) != 0 {
 		t.Errorf("steered before there is an SA: %+v", s.Devices)
@@ -288,7 +296,7 @@ func TestSteeredInterface(t *testing.T) {
 		if s := statusOf(t, d.q); s.Devices[0].Attached || s.Devices[0].Why != "the interface is gone" {
 			return fmt.Errorf("status is %+v", s.Devices[0])
 		}
-		return nil
+		return placed(d.q, "sockets: no route")
 	}))
 	ok(t, n.Link(a, []string{harness.AddrA + "/24"}, b, []string{harness.AddrB + "/24"}))
 	ok(t, harness.Poll(10*time.Second, func() error {
@@ -304,6 +312,16 @@ func TestSteeredInterface(t *testing.T) {
 		return err
 	}))
 	pingBoth(t, d, "10.1.0.1", "10.2.0.1", d.q, d.s)
+	ok(t, placed(d.q, "AF_XDP (native, copy) on "+a.Uplink()))
+}
+
+// placed says whether the peer's child runs where it is wanted.
+func placed(p *harness.Peer, want string) error {
+	c, err := p.Child("net")
+	if err == nil && !strings.Contains(c.Detail, want) {
+		err = fmt.Errorf("placement %q, want %q", c.Detail, want)
+	}
+	return err
 }
 
 // TestSteeredRestart kills a daemon whose steering is pinned: the program stays
@@ -316,7 +334,7 @@ func TestSteeredRestart(t *testing.T) {
 	ok(t, unix.Mkdir(bpf, 0o700))
 	ok(t, unix.Mount("bpf", bpf, "bpf", 0, ""))
 	n.OnClose(func() { unix.Unmount(bpf, unix.MNT_DETACH) })
-	d := steeredDuoWith(t, n, a, b, false, "", filepath.Join(bpf, "quicksand"))
+	d := steeredDuo(t, n, a, b, false, "xdp_pins = "+filepath.Join(bpf, "quicksand"))
 	d.load(t, config(conn(child("net", 0, "aes128gcm16"))))
 	d.bringUp(t, role{"initiator", d.q, d.s}, "net")
 	d.q.Kill()

@@ -40,9 +40,10 @@ type cryptoCase struct {
 type library func(packet []byte, size int)
 
 var cryptoCases = []cryptoCase{
-	gcmCase(128), gcmCase(256), manyCase(128),
+	gcmCase(128), gcmCase(256), many(gcmCase(128), 64, 256, 576),
 	cbcCase(128, "sha1", sa.HMACSHA1, sha1.New), cbcCase(256, "sha1", sa.HMACSHA1, sha1.New),
 	cbcCase(128, "sha256", sa.HMACSHA256, sha256.New), cbcCase(256, "sha256", sa.HMACSHA256, sha256.New),
+	many(cbcCase(128, "sha1", sa.HMACSHA1, sha1.New), 256, 576, 1424), many(cbcCase(256, "sha256", sa.HMACSHA256, sha256.New), 256, 576, 1424),
 }
 
 func gcmCase(bits int) cryptoCase {
@@ -64,11 +65,10 @@ func gcmCase(bits int) cryptoCase {
 	}
 }
 
-// manyCase has a packet of each of as many SAs as a batch takes.
-func manyCase(bits int) cryptoCase {
-	c := gcmCase(bits)
-	c.name = fmt.Sprintf("AES-%d-GCM of %d SAs", bits, batch)
-	c.sas, c.sizes, c.library = batch, []int{64, 256, 576}, nil
+// many is a case with a packet of each of as many SAs as a batch takes.
+func many(c cryptoCase, sizes ...int) cryptoCase {
+	c.name = fmt.Sprintf("%s of %d SAs", c.name, batch)
+	c.sas, c.sizes, c.library = batch, sizes, nil
 	return c
 }
 

@@ -123,7 +123,7 @@ func run(only, dir string, o options) error {
 		}
 		for i := range rows {
 			r := &rows[i]
-			r.Group = g.name
+			r.Group, r.CPU = g.name, kernels()
 			fmt.Printf("%-10s %-52s %10s %10s %-12s %-14s %.2f ± %.0f %%\n", r.Group, r.Case, measure.Number(r.Ours), measure.Number(r.Peer), r.Unit, r.PeerName, r.Ratio, r.spread*100)
 		}
 		if dir == "" {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 // unit.
 type Row struct {
 	Group    string  `json:"group"`
+	CPU      string  `json:"cpu"` // what its kernels are made of, as kernels has it
 	Case     string  `json:"case"`
 	Unit     string  `json:"unit"`
 	Ours     float64 `json:"ours"`
@@ -73,18 +75,33 @@ func compare(ours, peer []float64, lessIsBetter bool) (row Row) {
 
 var median = measure.Median
 
+// kernels names what the CPU has for the kernels of ciphers and Diffie-Hellman.
+// Figures of CPUs that differ in it stand beside each other in a report.
+func kernels() string {
+	cpu := accel.Detect()
+	name := cpu.Levels()[0].String()
+	for _, f := range []accel.Feature{accel.IFMA, accel.ADX} {
+		if cpu.Has(f) {
+			return name + ", " + f.String()
+		}
+	}
+	return name
+}
+
 // write puts what was measured of a group into the report.json, report.md and
-// charts of a directory. Other groups stay as they are there, for they may have
-// been measured on another machine.
+// charts of a directory, and replaces what was measured of it on a CPU of the
+// same kind. Everything else stays as it is there.
 func write(dir string, g group, rows []Row) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := writeRows(filepath.Join(dir, "report.json"), g.name, rows); err != nil {
+	cpu := kernels()
+	if err := writeRows(filepath.Join(dir, "report.json"), g.name, cpu, rows); err != nil {
 		return err
 	}
+	kind := strings.ToLower(strings.ReplaceAll(cpu, ", ", "-"))
 	for name, c := range charts(rows) {
-		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.SVG()), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+"-"+kind+".svg"), []byte(c.SVG()), 0o644); err != nil {
 			return err
 		}
 	}
@@ -93,11 +110,11 @@ func write(dir string, g group, rows []Row) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.WriteFile(path, []byte(withSection(string(old), g.name, section(g, rows))), 0o644)
+	return os.WriteFile(path, []byte(withSection(string(old), g.name+": "+cpu, section(g, rows))), 0o644)
 }
 
-// writeRows replaces a group's rows in a report.json.
-func writeRows(path, group string, rows []Row) error {
+// writeRows replaces a group's rows of a kind of CPU in a report.json.
+func writeRows(path, group, cpu string, rows []Row) error {
 	var all []Row
 	old, err := os.ReadFile(path)
 	switch {
@@ -109,8 +126,10 @@ func writeRows(path, group string, rows []Row) error {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 	}
-	all = append(slices.DeleteFunc(all, func(r Row) bool { return r.Group == group }), rows...)
-	slices.SortStableFunc(all, func(a, b Row) int { return strings.Compare(a.Group, b.Group) })
+	all = append(slices.DeleteFunc(all, func(r Row) bool { return r.Group == group && r.CPU == cpu }), rows...)
+	slices.SortStableFunc(all, func(a, b Row) int {
+		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(b.CPU, a.CPU))
+	})
 	b, err := json.MarshalIndent(all, "", "\t")
 	if err != nil {
 		return err
@@ -121,12 +140,13 @@ func writeRows(path, group string, rows []Row) error {
 const introduction = `# Measured
 
 Ours beside a peer, in turn on the same machine; a ratio above 1 means that ours is better.
-Medians; ± is half the range of the ratio over the pairs. Each group says what it was measured on.
+Medians; ± is half the range of the ratio over the pairs. Each group says what it was measured on,
+and after its name what that CPU has for ciphers and for Diffie-Hellman.
 `
 
-// withSection replaces a group's section in a report.md, or puts it at its
-// place by name. The sections of other groups stay as they are.
-func withSection(old, name, text string) string {
+// withSection replaces the section of that title in a report.md, or puts it at
+// its place: by group, and the better CPU first. Others stay as they are.
+func withSection(old, title, text string) string {
 	const mark = "\n## "
 	sections := map[string]string{}
 	_, rest, _ := strings.Cut(old, mark)
@@ -135,13 +155,20 @@ func withSection(old, name, text string) string {
 			sections[title] = strings.TrimRight(body, "\n")
 		}
 	}
-	sections[name] = strings.TrimRight(text, "\n")
+	sections[title] = strings.TrimRight(text, "\n")
 	var b strings.Builder
 	b.WriteString(introduction)
-	for _, title := range slices.Sorted(maps.Keys(sections)) {
+	for _, title := range slices.SortedFunc(maps.Keys(sections), byTitle) {
 		b.WriteString(mark + title + "\n" + sections[title] + "\n")
 	}
 	return b.String()
+}
+
+// byTitle compares titles of sections: a group, a colon, and a kind of CPU.
+func byTitle(a, b string) int {
+	groupA, cpuA, _ := strings.Cut(a, ":")
+	groupB, cpuB, _ := strings.Cut(b, ":")
+	return cmp.Or(strings.Compare(groupA, groupB), strings.Compare(cpuB, cpuA))
 }
 
 // section is what report.md says of a group below its title.
@@ -202,7 +229,7 @@ func machine(versions []string) string {
 	}
 	say("date", time.Now().UTC().Format(time.DateOnly))
 	say("quicksand", output("git", "describe", "--always", "--dirty"))
-	say("CPU", fmt.Sprintf("%s, %d cores, AES by %s", field("/proc/cpuinfo", "model name"), runtime.NumCPU(), accel.Detect().Levels()[0]))
+	say("CPU", fmt.Sprintf("%s, %d cores", field("/proc/cpuinfo", "model name"), runtime.NumCPU()))
 	say("kernel", output("uname", "-r"))
 	for _, v := range versions {
 		say(v, versionOf[v]())

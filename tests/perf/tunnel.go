@@ -57,13 +57,16 @@ func tunnelGroup(o options) ([]Row, error) {
 		if err != nil {
 			return nil, err
 		}
-		for i, name := range []string{before, before + ", ESP in UDP"} {
-			makers = append(makers, maker{name, false, func(t *tunnel) error { return t.quicksand(path, "", i == 1) }})
+		for _, m := range []struct {
+			name, way string
+			encap     bool
+		}{{before, "", false}, {before + ", ESP in UDP", "", true}, {before + ", XDP", steered, false}} {
+			makers = append(makers, maker{m.name, false, func(t *tunnel) error { return t.quicksand(path, m.way, m.encap) }})
 		}
 	}
 	var tunnels []*tunnel
 	for _, m := range makers {
-		if !o.among(m.name) {
+		if !o.among(m.name) || !slices.ContainsFunc(tunnelCases, func(c tunnelCase) bool { return o.wants(c.name) }) {
 			continue
 		}
 		t, err := newTunnel(m)
@@ -73,7 +76,7 @@ func tunnelGroup(o options) ([]Row, error) {
 		defer t.net.Close()
 		tunnels = append(tunnels, t)
 	}
-	if !slices.ContainsFunc(tunnels, func(t *tunnel) bool { return t.ours }) {
+	if !slices.ContainsFunc(tunnels, func(t *tunnel) bool { return t.ours }) && !o.wants(parallelCase.name) {
 		return nil, fmt.Errorf("none of ours is among what to measure")
 	}
 	var rows []Row
@@ -87,7 +90,8 @@ func tunnelGroup(o options) ([]Row, error) {
 		}
 		rows = append(rows, got...)
 	}
-	return rows, nil
+	more, err := parallelPairs(o)
+	return append(rows, more...), err
 }
 
 // run measures each tunnel in turn, several times.

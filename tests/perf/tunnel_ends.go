@@ -90,27 +90,35 @@ const (
 
 // quicksand runs our daemon at both ends, by default the one of this tree.
 func (t *tunnel) quicksand(binary, way string, encap bool) error {
-	return t.ike(way, encap, func(h *harness.Host) (*harness.Peer, error) {
-		settings := []string{"backend = userspace"}
-		if way == steered {
-			// The harness kills the daemons: what they pin would stay.
-			settings = append(settings, "xdp_interfaces = "+h.Uplink(), "xdp_pins = off")
-		}
-		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Binary: binary, Settings: settings})
+	return t.ike(way, encap, 1, func(h *harness.Host) (*harness.Peer, error) {
+		return harness.StartQuicksand(h, harness.QuicksandOptions{NoKeyLog: true, Binary: binary, Settings: userspace(h, way)})
 	})
+}
+
+// userspace are the settings of a daemon whose packets go the way.
+func userspace(h *harness.Host, way string) []string {
+	settings := []string{"backend = userspace"}
+	if way == steered {
+		// The harness kills the daemons: what they pin would stay.
+		settings = append(settings, "xdp_interfaces = "+h.Uplink(), "xdp_pins = off")
+	}
+	return settings
 }
 
 // strongSwan runs charon with its user-space ESP, which is always in UDP.
 func (t *tunnel) strongSwan() error {
-	return t.ike("", false, func(h *harness.Host) (*harness.Peer, error) {
+	return t.ike("", false, 1, func(h *harness.Host) (*harness.Peer, error) {
 		return harness.StartStrongSwan(h, harness.StrongSwanOptions{NoKeyLog: true})
 	})
 }
 
-// ike has two daemons negotiate AES-128-GCM. With a way, it is an error where
+// ike has two daemons negotiate AES-128-GCM, with so many pairs. With a way, it is an error where
 // the packets of either go another one.
-func (t *tunnel) ike(way string, encap bool, start func(*harness.Host) (*harness.Peer, error)) error {
+func (t *tunnel) ike(way string, encap bool, pairs int, start func(*harness.Host) (*harness.Peer, error)) error {
 	c := tunnelConfig(encap)
+	if pairs > 1 {
+		c.Conns[0].Children[0].Options = harness.Options{"parallel_sas": fmt.Sprint(pairs)}
+	}
 	var peers []*harness.Peer
 	for _, h := range []*harness.Host{t.a, t.b} {
 		p, err := start(h)
@@ -127,21 +135,27 @@ func (t *tunnel) ike(way string, encap bool, start func(*harness.Host) (*harness
 		return err
 	}
 	for _, p := range peers {
-		if err := harness.Poll(5*time.Second, func() error { return goes(p, way, encap) }); err != nil {
+		if err := harness.Poll(5*time.Second, func() error { return goes(p, way, encap, pairs) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// goes reports that the peer's child stands and that its packets go the way.
-func goes(p *harness.Peer, way string, encap bool) error {
-	child, err := p.Child("net")
-	switch {
-	case err != nil || way == "":
+// goes reports that the peer's child stands with its pairs and that its packets go
+// the way.
+func goes(p *harness.Peer, way string, encap bool, pairs int) error {
+	children, err := p.Children("net")
+	if err == nil && len(children) != pairs {
+		err = fmt.Errorf("%s has %d pairs, not %d", p.Host.Name(), len(children), pairs)
+	}
+	if err != nil || way == "" {
 		return err
-	case child.Encap != encap || !strings.Contains(child.Detail, way):
-		return fmt.Errorf("packets of %s do not go by %s, in UDP: %v, but: %s", p.Host.Name(), way, encap, child.Detail)
+	}
+	for _, child := range children {
+		if child.Encap != encap || !strings.Contains(child.Detail, way) {
+			return fmt.Errorf("packets of %s do not go by %s, in UDP: %v, but: %s", p.Host.Name(), way, encap, child.Detail)
+		}
 	}
 	return nil
 }

@@ -2,10 +2,10 @@
 
 /*
  * The rate of intel-ipsec-mb for AES-CBC with HMAC in ESP, over batches of
- * packets of one SA, in place.
+ * packets of one SA or of several in turn, in place.
  *
  *   cc -O2 -o cbc cbc.c -lIPSec_MB
- *   cbc BITS HASH DIRECTION SIZE MILLISECONDS
+ *   cbc BITS HASH DIRECTION SIZE MILLISECONDS [SAS]
  *
  * HASH is sha1, sha256, sha384 or sha512; DIRECTION seal or open; SIZE that of
  * the encrypted payload in bytes. Prints the best rate of several runs in
@@ -34,10 +34,11 @@ static struct hash {
 
 static uint8_t packets[BATCH][MAX + 128] __attribute__((aligned(64)));
 static uint8_t tags[BATCH][64];
-static DECLARE_ALIGNED(uint8_t inner[64], 16);
-static DECLARE_ALIGNED(uint8_t outer[64], 16);
-static DECLARE_ALIGNED(uint32_t enc[4 * 15], 16);
-static DECLARE_ALIGNED(uint32_t dec[4 * 15], 16);
+static DECLARE_ALIGNED(uint8_t inner[BATCH][64], 16);
+static DECLARE_ALIGNED(uint8_t outer[BATCH][64], 16);
+static DECLARE_ALIGNED(uint32_t enc[BATCH][4 * 15], 16);
+static DECLARE_ALIGNED(uint32_t dec[BATCH][4 * 15], 16);
+static unsigned sas = 1;
 static unsigned bad;
 
 static double now(void)
@@ -57,19 +58,19 @@ static void one_block(IMB_MGR *m, const struct hash *h, const uint8_t *b, void *
 	}
 }
 
-static void pad_key(IMB_MGR *m, const struct hash *h, uint8_t with, void *out)
+static void pad_key(IMB_MGR *m, const struct hash *h, unsigned of, uint8_t with, void *out)
 {
 	uint8_t block[128];
 	memset(block, with, sizeof block);
 	for (unsigned i = 0; i < h->key; i++)
-		block[i] ^= (uint8_t)(i * 7 + 1);
+		block[i] ^= (uint8_t)(i * 7 + 1 + of);
 	one_block(m, h, block, out);
 }
 
 static void fill(IMB_JOB *j, unsigned i, unsigned bits, const struct hash *h, int seal, unsigned size)
 {
-	j->enc_keys = enc;
-	j->dec_keys = dec;
+	j->enc_keys = enc[i % sas];
+	j->dec_keys = dec[i % sas];
 	j->key_len_in_bytes = bits / 8;
 	j->src = packets[i];
 	j->dst = packets[i] + HEADER + IV;
@@ -82,8 +83,8 @@ static void fill(IMB_JOB *j, unsigned i, unsigned bits, const struct hash *h, in
 	/* a received ICV is compared with one computed aside */
 	j->auth_tag_output = seal ? packets[i] + HEADER + IV + size : tags[i];
 	j->auth_tag_output_len_in_bytes = h->icv;
-	j->u.HMAC._hashed_auth_key_xor_ipad = inner;
-	j->u.HMAC._hashed_auth_key_xor_opad = outer;
+	j->u.HMAC._hashed_auth_key_xor_ipad = inner[i % sas];
+	j->u.HMAC._hashed_auth_key_xor_opad = outer[i % sas];
 	j->cipher_mode = IMB_CIPHER_CBC;
 	j->cipher_direction = seal ? IMB_DIR_ENCRYPT : IMB_DIR_DECRYPT;
 	j->chain_order = seal ? IMB_ORDER_CIPHER_HASH : IMB_ORDER_HASH_CIPHER;
@@ -146,32 +147,36 @@ static const struct mode {
 int main(int argc, char **argv)
 {
 	const struct hash *h = NULL;
-	for (unsigned i = 0; argc == 6 && i < sizeof hashes / sizeof *hashes; i++)
+	for (unsigned i = 0; (argc == 6 || argc == 7) && i < sizeof hashes / sizeof *hashes; i++)
 		if (!strcmp(argv[2], hashes[i].name))
 			h = &hashes[i];
 	if (!h) {
-		fprintf(stderr, "usage: cbc BITS HASH DIRECTION SIZE MILLISECONDS\n");
+		fprintf(stderr, "usage: cbc BITS HASH DIRECTION SIZE MILLISECONDS [SAS]\n");
 		return 2;
 	}
 	unsigned bits = atoi(argv[1]), size = atoi(argv[4]);
 	int seal = !strcmp(argv[3], "seal");
 	double length = atof(argv[5]) / 1e3;
-	if (size % 16 || size > MAX || (bits != 128 && bits != 256))
+	if (argc == 7)
+		sas = atoi(argv[6]);
+	if (size % 16 || size > MAX || (bits != 128 && bits != 256) || sas < 1 || sas > BATCH)
 		return 2;
 
 	IMB_MGR *m = alloc_mb_mgr(0);
 	if (!m)
 		return 1;
 	init_mb_mgr_auto(m, NULL);
-	uint8_t key[32];
-	for (unsigned i = 0; i < sizeof key; i++)
-		key[i] = (uint8_t)(i * 11 + 3);
-	if (bits == 128)
-		IMB_AES_KEYEXP_128(m, key, enc, dec);
-	else
-		IMB_AES_KEYEXP_256(m, key, enc, dec);
-	pad_key(m, h, 0x36, inner);
-	pad_key(m, h, 0x5c, outer);
+	for (unsigned of = 0; of < sas; of++) {
+		uint8_t key[32];
+		for (unsigned i = 0; i < sizeof key; i++)
+			key[i] = (uint8_t)(i * 11 + 3 + of);
+		if (bits == 128)
+			IMB_AES_KEYEXP_128(m, key, enc[of], dec[of]);
+		else
+			IMB_AES_KEYEXP_256(m, key, enc[of], dec[of]);
+		pad_key(m, h, of, 0x36, inner[of]);
+		pad_key(m, h, of, 0x5c, outer[of]);
+	}
 
 	/* The ways take turns in short slices, so that none has the quiet times. */
 	const unsigned count = sizeof modes / sizeof *modes, slices = 5;

@@ -5,6 +5,7 @@ package inner
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +24,10 @@ func TestQuicksand(t *testing.T) {
 	t.Run("tunnel", d.tunnel)
 	t.Run("AH", d.ah)
 	t.Run("IPv6", d.tunnel6)
+	t.Run("families", d.families)
+	t.Run("hosts", d.hosts)
 	t.Run("transport", d.transport)
+	t.Run("neighbours", d.discovery)
 	t.Run("UDP", d.udp)
 	t.Run("rekey", d.rekey)
 	t.Run("volumes", d.volumes)
@@ -151,6 +155,116 @@ func (d *duo) tunnel6(t *testing.T) {
 			t.Errorf("%d ESP packets on the wire", k.esp)
 		}
 	})
+}
+
+// families has IPv6 carried by IPv4, and the reverse, which the kernel cannot do
+// with packet offload.
+func (d *duo) families(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		outside, inner sites
+	}{{"6in4", tunnel4, tunnel6}, {"4in6", tunnel6, tunnel4}} {
+		for _, p := range []struct{ offload, kind string }{{"auto", "crypto"}, {"crypto", "crypto"}, {"no", "kernel"}, {"packet", ""}} {
+			t.Run(c.name+"/"+p.offload, func(t *testing.T) {
+				ch := lan("mixed", 0, "aes128gcm16", p.offload)
+				ch.LocalTS, ch.RemoteTS = c.inner.netA, c.inner.netB
+				d.load(t, over(c.outside, nil), ch)
+				if p.kind == "" {
+					d.fails(t, "mixed", "neither IPv6 in IPv4 nor the reverse")
+					return
+				}
+				d.placed(t, d.up(t, d.q, "mixed"), p.kind)
+				stop, grew := d.watch(t), counted(t, nicA)
+				d.alive(t, c.inner.innerA, c.inner.innerB)
+				if k := stop(); k.esp < 8 {
+					t.Errorf("%d ESP packets on the wire", k.esp)
+				}
+				if p.kind == "crypto" && (grew("tx_crypto") < 4 || grew("rx_crypto") < 4) {
+					t.Errorf("the device sent %d and received %d packets", grew("tx_crypto"), grew("rx_crypto"))
+				}
+			})
+		}
+	}
+}
+
+// hosts has many children between single hosts in packet offload. The kernel
+// keeps their policies in a table that it makes larger as they become more, and
+// in which it then no longer looks at the offloaded ones first.
+func (d *duo) hosts(t *testing.T) {
+	const many = 50
+	const blocked = "XfrmOutPolBlock"
+	var children []child
+	for i := range many {
+		c := lan(fmt.Sprint("host", i), 0, "aes128gcm16", "packet")
+		here, there := fmt.Sprintf("10.1.0.%d/32", i+1), fmt.Sprintf("10.2.0.%d/32", i+1)
+		c.LocalTS, c.RemoteTS = here, there
+		children = append(children, c)
+		if i > 0 {
+			ok(t, xfrm(d.a, "addr add "+here+" dev lo"))
+			ok(t, xfrm(d.b, "addr add "+there+" dev lo"))
+		}
+	}
+	d.load(t, over(tunnel4, nil), children...)
+	names := make(chan string, many)
+	for _, c := range children {
+		names <- c.Name
+	}
+	close(names)
+	ok(t, initiateAll(d.q, names))
+	before := statistic(t, d.a, blocked)
+	stop := d.watch(t)
+	var mute []string
+	for i := range many {
+		r, err := d.a.Ping(harness.Ping{Source: fmt.Sprintf("10.1.0.%d", i+1), Dest: fmt.Sprintf("10.2.0.%d", i+1), Count: 1, Linger: time.Second})
+		if err != nil || r.Received != 1 {
+			mute = append(mute, children[i].Name)
+		}
+	}
+	if n := statistic(t, d.a, blocked) - before; n != 0 || len(mute) > 0 {
+		t.Errorf("%d packets were blocked, and there was no answer through %v:\n%s", n, mute, shown(t, nicA, "counters"))
+	}
+	if k := stop(); k.esp != 2*many {
+		t.Errorf("%d ESP packets on the wire of %d", k.esp, 2*many)
+	}
+	for i := 1; i < many; i++ {
+		ok(t, xfrm(d.a, "addr del "+fmt.Sprintf("10.1.0.%d/32 dev lo", i+1)))
+		ok(t, xfrm(d.b, "addr del "+fmt.Sprintf("10.2.0.%d/32 dev lo", i+1)))
+	}
+}
+
+// statistic is one of the kernel's counts of what it dropped.
+func statistic(t *testing.T, h *harness.Host, name string) (n int) {
+	t.Helper()
+	out, err := h.Run("awk", fmt.Sprintf("$1 == %q { print $2 }", name), "/proc/net/xfrm_stat")
+	ok(t, err)
+	n, err = strconv.Atoi(strings.TrimSpace(out))
+	ok(t, err)
+	return n
+}
+
+// discovery has hosts on one link protect all that is between them, and each
+// find the other for the first time. A policy for the other's address is one
+// for what says where it is, too.
+func (d *duo) discovery(t *testing.T) {
+	for _, offload := range []string{"no", "auto"} {
+		t.Run(offload, func(t *testing.T) {
+			c := lan("near", 0, "aes128gcm16", offload).with("start_action", "trap")
+			c.LocalTS, c.RemoteTS, c.Mode = host6.netA, host6.netB, "transport"
+			d.load(t, over(host6, nil), c)
+			defer neighbours(t, d.nics)
+			for _, end := range []struct {
+				h    *harness.Host
+				dev  string
+				peer string
+			}{{d.a, nicA, host6.outerB}, {d.b, nicB, host6.outerA}} {
+				ok(t, xfrm(end.h, "neigh del "+end.peer+" dev "+end.dev))
+			}
+			d.alive(t, host6.innerA, host6.innerB)
+			// The same when the kernel asks again whether the neighbour is there.
+			ok(t, xfrm(d.a, "neigh flush dev "+nicA))
+			d.alive(t, host6.innerA, host6.innerB)
+		})
+	}
 }
 
 // transport has the device take what passes between the hosts themselves, which

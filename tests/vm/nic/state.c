@@ -338,10 +338,12 @@ struct qsnic_sa *qsnic_find_out(struct qsnic *p, const struct qsnic_policy *pol)
 	return NULL;
 }
 
-/* What the kernel asks of packets before it hands them over. */
+/* What the kernel asks of packets before it hands them over: of the inner ones,
+ * which may be of the other family than what they get around them.
+ */
 static bool qsnic_offload_ok(struct sk_buff *skb, struct xfrm_state *x)
 {
-	if (x->props.family == AF_INET)
+	if (ip_hdr(skb)->version == 4)
 		return ip_hdr(skb)->ihl == 5;
 	return !ipv6_ext_hdr(ipv6_hdr(skb)->nexthdr);
 }

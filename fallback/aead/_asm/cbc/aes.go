@@ -234,6 +234,7 @@ func (g *generator) decryptBlocks(label string, rounds reg.Register, state []reg
 func aesni(g *generator) {
 	g.cbcEncryptAESNI("cbcEncryptAESNI", 8)
 	g.cbcEncryptAESNI("cbcEncryptAESNI4", 4) // for few packets: each row takes less time
+	g.cbcEncryptOwnAESNI()
 	g.cbcDecryptAESNI()
 
 	g.function("aesSubWord", "(w uint32) uint32")
@@ -305,6 +306,54 @@ func (g *generator) cbcEncryptAESNI(name string, count int) {
 	g.ADDQ(Imm(16), off)
 	g.DECQ(rows)
 	g.JNZ(LabelRef("row"))
+	g.RET()
+}
+
+// cbcEncryptOwnAESNI is cbcEncryptAESNI for eight packets with a key each, all of
+// one length: a round key of every lane after the other.
+func (g *generator) cbcEncryptOwnAESNI() {
+	const count = 8
+	g.function("cbcEncryptOwnAESNI", "(keys *byte, rounds int, lanes *byte, rows int)")
+	keys := g.Load(g.Param("keys"), g.GP64())
+	rounds := g.Load(g.Param("rounds"), g.GP64())
+	lanes := g.Load(g.Param("lanes"), g.GP64())
+	rows := g.Load(g.Param("rows"), g.GP64())
+	ptr, off, last := g.GP64(), g.GP64(), g.GP64()
+	state := xmm[:count]
+	load := func(lane int) Mem {
+		g.MOVQ(Mem{Base: lanes, Disp: lanePtr + 8*lane}, ptr)
+		return Mem{Base: ptr, Index: off, Scale: 1}
+	}
+	key := func(from reg.Register, k, lane int) Mem { return Mem{Base: from, Disp: 16 * (count*k + lane)} }
+	// Go aligns the keys to eight bytes, and instructions with an operand in memory
+	// want sixteen unless they are VEX.
+	g.MOVQ(rounds, last)
+	g.SHLQ(Imm(7), last)
+	g.ADDQ(keys, last)
+	g.XORQ(off, off)
+	for i, r := range state {
+		g.VMOVDQU(load(i).Offset(-16), r)
+	}
+	g.Label("row")
+	for i, r := range state {
+		g.VPXOR(load(i), r, r)
+		g.VPXOR(key(keys, 0, i), r, r)
+	}
+	g.rounds("last", rounds, func(k int) {
+		for i, r := range state {
+			g.VAESENC(key(keys, k, i), r, r)
+		}
+	})
+	for i, r := range state {
+		g.VAESENCLAST(key(last, 0, i), r, r)
+	}
+	for i, r := range state {
+		g.VMOVDQU(r, load(i))
+	}
+	g.ADDQ(Imm(16), off)
+	g.DECQ(rows)
+	g.JNZ(LabelRef("row"))
+	g.VZEROALL()
 	g.RET()
 }
 

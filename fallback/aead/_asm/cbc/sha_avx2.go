@@ -42,7 +42,8 @@ func (g *generator) spread(name string, values ...uint64) Mem {
 	return m
 }
 
-// hmacAVX2 is hmacLanes for eight lanes.
+// hmacAVX2 is hmacLanes for eight lanes, each of which begins with states of its
+// own: a word of every lane after the other.
 func (g *generator) hmacAVX2(f family) {
 	k := g.spread(f.name+"Spread", f.k...)
 	swap := g.spread(f.name + "SpreadSwap")
@@ -63,7 +64,7 @@ func (g *generator) hmacAVX2(f family) {
 	at := func(off, i int) Mem { return Mem{Base: base, Disp: off + i} }
 	start := func(from reg.Register) {
 		for i, s := range h.s {
-			g.VPBROADCASTD(Mem{Base: from, Disp: 4 * i}, s)
+			g.VMOVDQU(Mem{Base: from, Disp: 32 * i}, s)
 			g.VMOVDQU(s, at(hmacSum, 64*i))
 		}
 	}
