@@ -30,12 +30,13 @@ type PrivateKey interface{ Wipe() }
 
 // ComputeDH asks for a Diffie-Hellman computation, answered by DHDone with the
 // same Token. A nil Private asks for a new key pair; a nil Peer for no shared
-// secret.
+// secret. Peers take turns by their addresses where many computations wait.
 type ComputeDH struct {
 	Token   uint64
 	Group   sa.Group
 	Private PrivateKey
 	Peer    []byte
+	From    netip.Addr
 }
 
 // DHResult is the answer to ComputeDH. Shared is wiped by the engine. Err is

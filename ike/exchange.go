@@ -150,6 +150,7 @@ const (
 // negotiations suffer and those under way do not: what we begin fails, what the
 // peer begins waits for its repeat, and what is half done asks again.
 func (x *exchange) compute(c ComputeDH, done func(DHResult) error) {
+	c.From = x.s.remote.Addr()
 	c.Token = x.await(func(v any) error {
 		r := v.(DHResult)
 		switch {

@@ -290,20 +290,23 @@ func TestScalarRejection(t *testing.T) {
 	}
 }
 
-// The same of eight lanes' own check of the order.
-func TestP256Scalar(t *testing.T) {
-	n := elliptic.P256().Params().N
-	for _, c := range []struct {
-		x    *big.Int
-		want bool
-	}{
-		{new(big.Int), false}, {big.NewInt(1), true}, {big.NewInt(256), true},
-		{new(big.Int).Sub(n, big.NewInt(1)), true}, {n, false}, {new(big.Int).Add(n, big.NewInt(1)), false},
-		{new(big.Int).Sub(n, big.NewInt(1<<40)), true}, {new(big.Int).Add(n, big.NewInt(1<<40)), false},
-		{new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 256), big.NewInt(1)), false},
-	} {
-		if got := isP256Scalar(c.x.FillBytes(make([]byte, 32))); got != c.want {
-			t.Errorf("%x is a scalar: %v, want %v", c.x, got, c.want)
+// The same of our own kernels' check of the order.
+func TestScalar(t *testing.T) {
+	for _, params := range []*elliptic.CurveParams{elliptic.P256().Params(), elliptic.P521().Params()} {
+		n, order := params.N, params.N.Bytes()
+		most := new(big.Int).Lsh(big.NewInt(1), uint(8*len(order)))
+		for _, c := range []struct {
+			x    *big.Int
+			want bool
+		}{
+			{new(big.Int), false}, {big.NewInt(1), true}, {big.NewInt(256), true},
+			{new(big.Int).Sub(n, big.NewInt(1)), true}, {n, false}, {new(big.Int).Add(n, big.NewInt(1)), false},
+			{new(big.Int).Sub(n, big.NewInt(1<<40)), true}, {new(big.Int).Add(n, big.NewInt(1<<40)), false},
+			{new(big.Int).Sub(most, big.NewInt(1)), false},
+		} {
+			if got := isScalar(c.x.FillBytes(make([]byte, len(order))), order); got != c.want {
+				t.Errorf("%x is a scalar of %s: %v, want %v", c.x, params.Name, got, c.want)
+			}
 		}
 	}
 }

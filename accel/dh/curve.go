@@ -13,9 +13,10 @@ import (
 // constant time.
 type curve struct {
 	curve ecdh.Curve
-	bits  int  // of the field; a scalar is no longer
-	size  int  // bytes of a coordinate, a scalar and a shared secret
-	xy    bool // public values are x and y, not x alone
+	bits  int    // of the field; a scalar is no longer
+	size  int    // bytes of a coordinate, a scalar and a shared secret
+	xy    bool   // public values are x and y, not x alone
+	order []byte // of an ECP group, as long as a scalar
 }
 
 // uncompressed is SEC 1's mark of a point given by both coordinates, which

@@ -18,6 +18,10 @@ type Request struct {
 	Group   Group
 	Private *PrivateKey // nil: make a key pair
 	Peer    []byte      // the peer's public value; nil: no shared secret is wanted
+	// Requester names, in the caller's terms, for whom this is. Requests of one
+	// group are served one for each requester in turn, and one requester cannot
+	// fill the queue. Requests without a name count as one requester's, which may.
+	Requester string
 	// Done takes the answer. It is called exactly once for each request that
 	// Submit accepted, from a worker's thread or from Close, and must neither
 	// block nor call Close.
@@ -132,9 +136,9 @@ func New(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// Submit queues a request. It never blocks: it returns ErrQueueFull, ErrClosed,
-// or ErrGroup where the group is unknown or is not the private key's, and Done
-// is then not called.
+// Submit queues a request. It never blocks: it returns ErrQueueFull where the queue
+// is, or its Requester has its share of it, ErrClosed, or ErrGroup where the group
+// is unknown or is not the private key's, and Done is then not called.
 func (e *Engine) Submit(r Request) error {
 	if r.Done == nil {
 		return errors.New("submit request: no Done to answer it with")

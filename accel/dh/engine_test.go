@@ -305,11 +305,9 @@ func TestQueueOrder(t *testing.T) {
 	if q.take(lanes) != nil || q.length != 0 {
 		t.Error("an empty queue gave something")
 	}
-	for _, line := range q.lines {
-		for _, w := range line.waiting[:cap(line.waiting)] {
-			if w.r != nil {
-				t.Error("the queue holds on to a request that was taken")
-			}
+	for g, l := range q.lines {
+		if len(l.requesters) != 0 || len(l.turns) != 0 || len(l.served) != 0 {
+			t.Errorf("%s: the queue holds on to who asked", g)
 		}
 	}
 }
@@ -351,10 +349,10 @@ func TestQueueShare(t *testing.T) {
 	if count[MODP4096] != 5 || count[Curve25519] != 15 {
 		t.Errorf("20 served of both: %v, want three cheap ones for each that costs three times as much", count)
 	}
-	for len(q.lines[MODP4096].waiting) > 0 {
+	for q.lines[MODP4096].length > 0 {
 		take()
 	}
-	for len(q.lines[Curve25519].waiting) > 0 {
+	for q.lines[Curve25519].length > 0 {
 		take()
 	}
 	// While one group is alone it has all the time, and the other no claim later.

@@ -30,6 +30,7 @@ package dh
 
 import (
 	"crypto/ecdh"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ import (
 	"quicksand/accel"
 	"quicksand/accel/modexp"
 	"quicksand/accel/modexp/p256"
+	"quicksand/accel/modexp/p521"
 	"quicksand/accel/modexp/x25519"
 )
 
@@ -139,8 +141,14 @@ func curveGroup(name string, c ecdh.Curve, bits int) groupInfo {
 			all = append(all, choice{l.String(), func() kernel { return ladder25519{l} }})
 		}
 	case ecdh.P256():
-		if p256.Available() {
-			all = append(all, choice{accel.IFMA.String(), func() kernel { return wideP256{k} }})
+		k.order = elliptic.P256().Params().N.Bytes()
+		for _, l := range p256.Levels() {
+			all = append(all, choice{l.String(), func() kernel { return productsP256(k, l) }})
+		}
+	case ecdh.P521():
+		k.order = elliptic.P521().Params().N.Bytes()
+		if p521.Available() {
+			all = append(all, choice{accel.ADX.String(), func() kernel { return productsP521(k) }})
 		}
 	}
 	all = append(all, choice{generic, func() kernel { return k }})

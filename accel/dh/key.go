@@ -17,7 +17,7 @@ type PrivateKey struct {
 	public []byte // the value that goes with it, on the wire
 
 	mu       sync.Mutex       // guards what follows
-	exponent []byte           // of a MODP group, big-endian; of Curve25519, the scalar
+	exponent []byte           // of a MODP group, big-endian; of a curve, the scalar
 	scalar   *ecdh.PrivateKey // of the curves, where crypto/ecdh is used
 }
 

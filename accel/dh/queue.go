@@ -17,61 +17,42 @@ type queue struct {
 	next   uint64
 	clock  time.Duration // what the line served last had had before
 	lines  map[Group]*line
+	waits  map[string]int // requests of each requester, in all lines
 }
 
-// line is the requests of one group.
-type line struct {
-	waiting []waiting
-	had     time.Duration // of the workers' time, or what others had while it was empty
-	cost    time.Duration // of what was last taken together; 0: not known yet
-}
-
-// waiting is a request and its place in the order of arrival.
-type waiting struct {
-	place uint64
-	r     *Request
-}
-
-// put adds a request, and reports false where the queue is full.
+// put adds a request, and reports false where the queue is full: for a requester
+// that has a name it is when as many of its requests wait as there are places
+// left, so that one alone leaves half of them to others (Choudhury and Hahne 1998).
 func (q *queue) put(r *Request) bool {
-	if q.length >= q.limit {
+	if q.length >= q.limit || r.Requester != "" && q.waits[r.Requester] >= q.limit-q.length {
 		return false
 	}
 	if q.lines == nil {
-		q.lines = make(map[Group]*line)
+		q.lines, q.waits = make(map[Group]*line), make(map[string]int)
 	}
 	l := q.lines[r.Group]
 	if l == nil {
-		l = &line{}
+		l = &line{requesters: make(map[string]*requester)}
 		q.lines[r.Group] = l
 	}
-	if len(l.waiting) == 0 {
+	if l.length == 0 {
 		l.had = max(l.had, q.clock)
 	}
-	l.waiting = append(l.waiting, waiting{q.next, r})
+	l.put(waiting{q.next, r})
+	q.waits[r.Requester]++
 	q.next++
 	q.length++
 	return true
 }
 
-// before reports whether l is to be served before m: it has had less time, or
-// as much and its first request came earlier.
-func (l *line) before(m *line) bool {
-	if l.had != m.had {
-		return l.had < m.had
-	}
-	return l.waiting[0].place < m.waiting[0].place
-}
-
-// take removes and returns, in the order of arrival, up to lanes requests of the
-// group that is to be served next, of which a number waits. It returns nil where
-// none does.
+// take removes and returns up to lanes requests of the group that is to be served
+// next, of which a number waits. It returns nil where none does.
 func (q *queue) take(lanes func(g Group, waiting int) int) []*Request {
 	g, l := q.first()
 	if l == nil {
 		return nil
 	}
-	return q.remove(l, lanes(g, len(l.waiting)))
+	return q.remove(l, lanes(g, l.length))
 }
 
 // cheap is what requests cost that others make way for: at most so much of what
@@ -87,7 +68,7 @@ func (q *queue) takeCheap(than Group, lanes func(g Group, waiting int) int) []*R
 	if l == nil || m == nil || l.cost == 0 || l.cost > m.cost/cheap || l.had >= m.had {
 		return nil
 	}
-	return q.remove(l, lanes(g, len(l.waiting)))
+	return q.remove(l, lanes(g, l.length))
 }
 
 // first returns the line that is to be served next, nil where nothing waits.
@@ -96,7 +77,7 @@ func (q *queue) first() (group Group, l *line) {
 		return 0, nil
 	}
 	for g, m := range q.lines {
-		if len(m.waiting) > 0 && (l == nil || m.before(l)) {
+		if m.length > 0 && (l == nil || m.before(l)) {
 			group, l = g, m
 		}
 	}
@@ -105,13 +86,12 @@ func (q *queue) first() (group Group, l *line) {
 
 // remove takes up to n requests out of a line, and charges it for them.
 func (q *queue) remove(l *line, n int) []*Request {
-	batch := make([]*Request, min(n, len(l.waiting)))
-	for i := range batch {
-		batch[i] = l.waiting[i].r
+	batch := l.take(min(n, l.length))
+	for _, r := range batch {
+		if q.waits[r.Requester]--; q.waits[r.Requester] == 0 {
+			delete(q.waits, r.Requester)
+		}
 	}
-	rest := copy(l.waiting, l.waiting[len(batch):])
-	clear(l.waiting[rest:])
-	l.waiting = l.waiting[:rest]
 	q.length -= len(batch)
 	q.clock = l.had
 	l.had += l.cost
@@ -124,4 +104,97 @@ func (q *queue) took(g Group, d time.Duration) {
 	if l := q.lines[g]; l != nil {
 		l.cost = d
 	}
+}
+
+// line is the requests of one group, which cost the same. Its requesters are served
+// in turn, one request each. Who was served takes its next turn after all who came
+// until the next requests are taken: a flood holds another's request up for the
+// computation that runs. Nobody overtakes who has a turn, so that no multitude of
+// requesters starves another.
+type line struct {
+	length     int
+	had        time.Duration // of the workers' time, or what others had while it was empty
+	cost       time.Duration // of what was last taken together; 0: not known yet
+	requesters map[string]*requester
+	turns      []*requester // who is served next; each has requests waiting
+	served     []*requester // who was served last and has more
+}
+
+// requester is what waits of one of them, in the order of arrival.
+type requester struct {
+	name    string
+	waiting []waiting
+}
+
+// waiting is a request and its place in the order of arrival.
+type waiting struct {
+	place uint64
+	r     *Request
+}
+
+func (l *line) put(w waiting) {
+	of := l.requesters[w.r.Requester]
+	if of == nil {
+		of = &requester{name: w.r.Requester}
+		l.requesters[of.name] = of
+		l.turns = append(l.turns, of)
+	}
+	of.waiting = append(of.waiting, w)
+	l.length++
+}
+
+// take removes n requests, of which at least as many wait.
+func (l *line) take(n int) []*Request {
+	l.turnAgain()
+	batch := make([]*Request, n)
+	for i := range batch {
+		if len(l.turns) == 0 {
+			l.turnAgain()
+		}
+		of := shift(&l.turns)
+		batch[i] = shift(&of.waiting).r
+		if len(of.waiting) > 0 {
+			l.served = append(l.served, of)
+		} else {
+			delete(l.requesters, of.name)
+		}
+	}
+	l.length -= n
+	return batch
+}
+
+// turnAgain gives those who were served their next turn.
+func (l *line) turnAgain() {
+	l.turns = append(l.turns, l.served...)
+	clear(l.served)
+	l.served = l.served[:0]
+}
+
+// shift removes the first of a list that has one, and keeps its memory.
+func shift[T any](list *[]T) T {
+	all := *list
+	first := all[0]
+	rest := copy(all, all[1:])
+	clear(all[rest:])
+	*list = all[:rest]
+	return first
+}
+
+// first returns the place of the request that is taken next. A request waits.
+func (l *line) first() uint64 {
+	for _, of := range [][]*requester{l.turns, l.served} {
+		if len(of) > 0 {
+			return of[0].waiting[0].place
+		}
+	}
+	return 0
+}
+
+// before reports whether l is to be served before m: it has had less time, or
+// as much and its next request came earlier.
+func (l *line) before(m *line) bool {
+	if l.had != m.had {
+		return l.had < m.had
+	}
+	return l.first() < m.first()
 }

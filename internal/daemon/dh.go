@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"errors"
+	"net/netip"
 
 	"quicksand/accel/dh"
 	"quicksand/ike"
@@ -14,7 +15,7 @@ type dhComputer struct{ engine *dh.Engine }
 
 // Compute queues the computation.
 func (c dhComputer) Compute(a ike.ComputeDH, done func(ike.DHResult)) error {
-	r := dh.Request{Group: dh.Group(a.Group), Peer: a.Peer, Done: func(r dh.Result) {
+	r := dh.Request{Group: dh.Group(a.Group), Peer: a.Peer, Requester: requester(a.From), Done: func(r dh.Result) {
 		out := ike.DHResult{Token: a.Token, Public: r.Public, Shared: r.Shared, Err: dhError(r.Err)}
 		if r.Private != nil {
 			out.Private = r.Private
@@ -29,6 +30,14 @@ func (c dhComputer) Compute(a ike.ComputeDH, done func(ike.DHResult)) error {
 		r.Private = key
 	}
 	return dhError(c.engine.Submit(r))
+}
+
+// requester names a peer; whoever has no address is nobody in particular.
+func requester(peer netip.Addr) string {
+	if !peer.IsValid() {
+		return ""
+	}
+	return peer.Unmap().String()
 }
 
 // dhError says what ike tests for in ike's terms.

@@ -27,7 +27,7 @@ var z = []VecPhysical{
 }
 
 func main() {
-	kernel := flag.String("kernel", "modexp", "what to generate: modexp, x25519, x25519words or p256")
+	kernel := flag.String("kernel", "modexp", "what to generate: modexp, x25519, x25519words, p256, p256words or p521")
 	flag.Parse()
 	ConstraintExpr("amd64,!purego")
 	switch *kernel {
@@ -49,6 +49,10 @@ func main() {
 		x25519Words()
 	case "p256":
 		p256()
+	case "p256words":
+		p256Words()
+	case "p521":
+		p521()
 	default:
 		log.Fatalf("no kernel %q", *kernel)
 	}

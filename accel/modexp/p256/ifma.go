@@ -12,10 +12,6 @@ import (
 	"quicksand/accel/modexp/internal/words"
 )
 
-//go:generate go run -C ../_asm . -kernel p256 -out ../p256/ifma_amd64.s -stubs ../p256/ifma_amd64.go -pkg p256
-
-const haveIFMA = true
-
 const (
 	limbs    = 5 // of an element, in radix 2^52
 	limbBits = 52
@@ -78,15 +74,12 @@ func (s *scratch) setDigits(scalars [][]byte, i int) {
 	}
 }
 
-// Multiply sets out[i] to the x-coordinate of scalars[i] times points[i], for up
-// to eight. A scalar is 32 bytes, big-endian, above 0 and below the curve's order;
-// a point is x and y, each 32 bytes, and lies on the curve. It may be called only
-// where Available is true.
+// multiplyLanes is Multiply for up to eight together, with AVX-512 IFMA.
 //
 // A window's sum is 16m times the point, the summand d times it. They are equal
 // or opposite only where 16m-d or 16m+d is 0 modulo the order, and 16m+d, the
 // scalar's leading part, is below that: so only m = 0 and d = 0 are special.
-func Multiply(out, scalars, points [][]byte) {
+func multiplyLanes(out, scalars, points [][]byte) {
 	s := newScratch(3 * element * entries)
 	defer words.Give(s.all)
 	for lane, p := range points {
@@ -139,7 +132,7 @@ func (s *scratch) multiples() {
 // leave makes x and y those of an affine point, out of Montgomery's form.
 func (s *scratch) leave() {
 	x, y, z, zi := s.at(atX), s.at(atY), s.at(atZ), s.at(atX2)
-	invert(zi, z, s.work[atRoom*element:])
+	inversion{mulSqr, element}.run(zi, z, s.work[atRoom*element:])
 	zi2 := s.at(atY2)
 	mulSqr(&zi2[0], &zi[0], &zi[0], 0)
 	mulSqr(&zi[0], &zi[0], &zi2[0], 0)
@@ -153,31 +146,37 @@ func (s *scratch) leave() {
 	mulSqr(&y[0], &y[0], &z[0], 0)
 }
 
-// invert sets out to z^(p-2), p-2 = 2^256 - 2^224 + 2^192 + 2^96 - 3. room has
-// space for eight elements.
-func invert(out, z, room []uint64) {
-	at := func(e int) *uint64 { return &room[e*element] }
+// inversion raises to the power p-2 = 2^256 - 2^224 + 2^192 + 2^96 - 3, which is
+// 1/z, in elements of so many words with the mulSqr of their kernel.
+type inversion struct {
+	mulSqr func(out, a, b *uint64, squarings int)
+	size   int
+}
+
+// run sets out to 1/z. room has space for eight elements.
+func (v inversion) run(out, z, room []uint64) {
+	at := func(e int) *uint64 { return &room[e*v.size] }
 	t, z2, z3, z6, z12, z15, z30, z32 := at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)
-	mulSqr(z2, &z[0], &z[0], 0)
-	mulSqr(z2, z2, &z[0], 0) // z2 is z^(2^2-1), and so on
-	mulSqr(t, z2, z2, 0)
-	mulSqr(z3, t, &z[0], 0)
-	mulSqr(t, z3, z3, 2)
-	mulSqr(z6, t, z3, 0)
-	mulSqr(t, z6, z6, 5)
-	mulSqr(z12, t, z6, 0)
-	mulSqr(t, z12, z12, 2)
-	mulSqr(z15, t, z3, 0)
-	mulSqr(t, z15, z15, 14)
-	mulSqr(z30, t, z15, 0)
-	mulSqr(t, z30, z30, 1)
-	mulSqr(z32, t, z2, 0)
-	mulSqr(t, z32, z32, 31)
-	mulSqr(t, t, &z[0], 128)
-	mulSqr(t, t, z32, 32)
-	mulSqr(t, t, z32, 30)
-	mulSqr(t, t, z30, 2)
-	mulSqr(&out[0], t, &z[0], 0)
+	v.mulSqr(z2, &z[0], &z[0], 0)
+	v.mulSqr(z2, z2, &z[0], 0) // z2 is z^(2^2-1), and so on
+	v.mulSqr(t, z2, z2, 0)
+	v.mulSqr(z3, t, &z[0], 0)
+	v.mulSqr(t, z3, z3, 2)
+	v.mulSqr(z6, t, z3, 0)
+	v.mulSqr(t, z6, z6, 5)
+	v.mulSqr(z12, t, z6, 0)
+	v.mulSqr(t, z12, z12, 2)
+	v.mulSqr(z15, t, z3, 0)
+	v.mulSqr(t, z15, z15, 14)
+	v.mulSqr(z30, t, z15, 0)
+	v.mulSqr(t, z30, z30, 1)
+	v.mulSqr(z32, t, z2, 0)
+	v.mulSqr(t, z32, z32, 31)
+	v.mulSqr(t, t, &z[0], 128)
+	v.mulSqr(t, t, z32, 32)
+	v.mulSqr(t, t, z32, 30)
+	v.mulSqr(t, t, z30, 2)
+	v.mulSqr(&out[0], t, &z[0], 0)
 }
 
 // table holds, for each window of a scalar, sixteen affine multiples of the base
@@ -219,11 +218,11 @@ var table = sync.OnceValue(func() []uint64 {
 	return t
 })
 
-// MultiplyBase sets out[i] to x and y of scalars[i] times the base point, for up
-// to eight. Scalars are as Multiply takes them, and the same holds of the sums:
+// multiplyBaseLanes is MultiplyBase for up to eight together. Of the sums the same
+// holds as in multiplyLanes:
 // the summand's multiple of 16^i is above the sum's, and both together are not
 // above the scalar.
-func MultiplyBase(out, scalars [][]byte) {
+func multiplyBaseLanes(out, scalars [][]byte) {
 	const point = 2 * limbs * entries
 	t := table()
 	s := newScratch(0)
@@ -262,7 +261,7 @@ func load(e []uint64, lane int, w [4]uint64) {
 
 // store writes a lane, which is not above p, reduced to below p.
 func store(b []byte, e []uint64, lane int) {
-	var w, less [5]uint64
+	var w [5]uint64
 	for i := range limbs {
 		limb := e[i*Lanes+lane]
 		word, shift := i*limbBits/64, i*limbBits%64
@@ -271,6 +270,12 @@ func store(b []byte, e []uint64, lane int) {
 			w[word+1] |= limb >> (64 - shift)
 		}
 	}
+	putReduced(b, &w)
+}
+
+// putReduced writes a number below 2^256 reduced to below p, and overwrites it.
+func putReduced(b []byte, w *[5]uint64) {
+	var less [4]uint64
 	var borrow uint64
 	for i := range prime {
 		less[i], borrow = bits.Sub64(w[i], prime[i], borrow)

@@ -6,37 +6,24 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/elliptic"
-	"math/big"
+	"fmt"
+	"math"
 	"math/rand/v2"
-	"strconv"
+	"slices"
 	"testing"
+	"time"
+
+	"quicksand/accel/modexp/internal/curvetest"
 )
 
-// public returns x and y of a scalar times the base point, by crypto/ecdh.
 func public(t testing.TB, scalar []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P256().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k.PublicKey().Bytes()[1:]
+	return curvetest.Public(t, ecdh.P256(), scalar)
 }
 
 func product(t testing.TB, scalar, point []byte) []byte {
 	t.Helper()
-	k, err := ecdh.P256().NewPrivateKey(scalar)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := ecdh.P256().NewPublicKey(append([]byte{4}, point...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := k.ECDH(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return curvetest.Product(t, ecdh.P256(), scalar, point)
 }
 
 func room(n, size int) [][]byte {
@@ -47,31 +34,11 @@ func room(n, size int) [][]byte {
 	return b
 }
 
-// edges are scalars at which windows are zero, sums are infinity, or the order
-// is near.
-func edges() [][]byte {
-	n, one := elliptic.P256().Params().N, big.NewInt(1)
-	list := []*big.Int{one, big.NewInt(2), big.NewInt(15), big.NewInt(16), big.NewInt(17),
-		new(big.Int).Rsh(n, 1), new(big.Int).Add(new(big.Int).Rsh(n, 1), one)}
-	for i := range int64(35) {
-		list = append(list, new(big.Int).Sub(n, big.NewInt(i+1)))
-	}
-	for i := uint(4); i < 256; i += 28 {
-		x := new(big.Int).Lsh(one, i)
-		list = append(list, x, new(big.Int).Sub(x, one))
-	}
-	var all [][]byte
-	for _, x := range list {
-		all = append(all, x.FillBytes(make([]byte, Size)))
-	}
-	return append(all, bytes.Repeat([]byte{0x10}, Size), bytes.Repeat([]byte{0x01}, Size), bytes.Repeat([]byte{0xf0}, Size))
-}
+func edges() [][]byte { return curvetest.Edges(elliptic.P256().Params()) }
 
+// TestMultiply has every level multiply edges and random scalars, alone and in
+// company, and compares with crypto/ecdh.
 func TestMultiply(t *testing.T) {
-	if !Available() {
-		t.Log("the CPU has no AVX-512 IFMA, or the build does not use it: nothing to compare")
-		return
-	}
 	rng := rand.NewChaCha8([32]byte{19})
 	random := func() []byte {
 		x := make([]byte, Size)
@@ -86,21 +53,26 @@ func TestMultiply(t *testing.T) {
 	for range 100 {
 		scalars, points = append(scalars, random()), append(points, public(t, random()))
 	}
-	for i := 0; i < len(scalars); {
-		n := min(i%Lanes+1, len(scalars)-i)
-		out, base := room(n, Size), room(n, 2*Size)
-		Multiply(out, scalars[i:i+n], points[i:i+n])
-		MultiplyBase(base, scalars[i:i+n])
-		for j := range out {
-			x := scalars[i+j]
-			if want := product(t, x, points[i+j]); !bytes.Equal(out[j], want) {
-				t.Errorf("%x times %x, lane %d of %d, is %x, want %x", x, points[i+j], j, n, out[j], want)
+	if len(Levels()) == 0 {
+		t.Log("the CPU has neither AVX-512 IFMA nor ADX, or the build does not use them: nothing to compare")
+	}
+	for _, l := range Levels() {
+		for i := 0; i < len(scalars); {
+			n := min(i%Lanes+1, len(scalars)-i)
+			out, base := room(n, Size), room(n, 2*Size)
+			Multiply(l, out, scalars[i:i+n], points[i:i+n])
+			MultiplyBase(l, base, scalars[i:i+n])
+			for j := range out {
+				x := scalars[i+j]
+				if want := product(t, x, points[i+j]); !bytes.Equal(out[j], want) {
+					t.Errorf("%s: %x times %x, number %d of %d, is %x, want %x", l, x, points[i+j], j, n, out[j], want)
+				}
+				if want := public(t, x); !bytes.Equal(base[j], want) {
+					t.Errorf("%s: %x times the base point, number %d of %d, is %x, want %x", l, x, j, n, base[j], want)
+				}
 			}
-			if want := public(t, x); !bytes.Equal(base[j], want) {
-				t.Errorf("%x times the base point, lane %d of %d, is %x, want %x", x, j, n, base[j], want)
-			}
+			i += n
 		}
-		i += n
 	}
 }
 
@@ -109,47 +81,54 @@ func FuzzMultiply(f *testing.F) {
 		f.Add(e, e)
 	}
 	f.Fuzz(func(t *testing.T, scalar, other []byte) {
-		if !Available() {
-			return
-		}
 		if _, err := ecdh.P256().NewPrivateKey(scalar); err != nil {
 			return
 		}
 		if _, err := ecdh.P256().NewPrivateKey(other); err != nil {
 			return
 		}
-		out, base, point := room(1, Size), room(1, 2*Size), public(t, other)
-		Multiply(out, [][]byte{scalar}, [][]byte{point})
-		MultiplyBase(base, [][]byte{scalar})
-		if want := product(t, scalar, point); !bytes.Equal(out[0], want) {
-			t.Errorf("%x times %x is %x, want %x", scalar, point, out[0], want)
-		}
-		if want := public(t, scalar); !bytes.Equal(base[0], want) {
-			t.Errorf("%x times the base point is %x, want %x", scalar, base[0], want)
+		point := public(t, other)
+		want, wantBase := product(t, scalar, point), public(t, scalar)
+		for _, l := range Levels() {
+			for _, n := range []int{1, 2} {
+				out, base := room(n, Size), room(n, 2*Size)
+				Multiply(l, out, [][]byte{scalar, scalar}[:n], [][]byte{point, point}[:n])
+				MultiplyBase(l, base, [][]byte{scalar, scalar}[:n])
+				if !bytes.Equal(out[n-1], want) {
+					t.Errorf("%s: %x times %x is %x, want %x", l, scalar, point, out[n-1], want)
+				}
+				if !bytes.Equal(base[n-1], wantBase) {
+					t.Errorf("%s: %x times the base point is %x, want %x", l, scalar, base[n-1], wantBase)
+				}
+			}
 		}
 	})
 }
 
 func BenchmarkMultiply(b *testing.B) {
-	if !Available() {
-		b.Skip("the CPU has no AVX-512 IFMA, or the build does not use it")
-	}
-	for _, base := range []bool{false, true} {
-		b.Run(strconv.FormatBool(base), func(b *testing.B) {
-			scalars, points, out := room(Lanes, Size), make([][]byte, Lanes), room(Lanes, 2*Size)
-			for i := range scalars {
-				scalars[i][1] = byte(i + 1)
-				points[i] = public(b, scalars[i])
+	for _, l := range Levels() {
+		for _, n := range slices.Compact([]int{1, l.Lanes()}) {
+			for what, multiply := range map[string]func(out, scalars, points [][]byte){
+				"point": func(out, scalars, points [][]byte) { Multiply(l, out, scalars, points) },
+				"base":  func(out, scalars, _ [][]byte) { MultiplyBase(l, out, scalars) },
+			} {
+				b.Run(fmt.Sprintf("%s/%d/%s", l, n, what), func(b *testing.B) {
+					scalars, points, out := room(n, Size), make([][]byte, n), room(n, 2*Size)
+					for i := range scalars {
+						scalars[i][1] = byte(i + 1)
+						points[i] = public(b, scalars[i])
+					}
+					multiply(out, scalars, points)
+					best := time.Duration(math.MaxInt64)
+					for b.Loop() {
+						start := time.Now()
+						multiply(out, scalars, points)
+						best = min(best, time.Since(start))
+					}
+					b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "ops/s")
+					b.ReportMetric(float64(best.Nanoseconds()), "best-ns")
+				})
 			}
-			MultiplyBase(out, scalars)
-			for b.Loop() {
-				if base {
-					MultiplyBase(out, scalars)
-				} else {
-					Multiply(out, scalars, points)
-				}
-			}
-			b.ReportMetric(float64(b.N*Lanes)/b.Elapsed().Seconds(), "ops/s")
-		})
+		}
 	}
 }

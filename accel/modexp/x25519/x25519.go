@@ -4,49 +4,28 @@
 // one at a time with MULX and ADX, in constant time in the scalars and the points.
 package x25519
 
-import "quicksand/accel"
+import "quicksand/accel/modexp/internal/level"
 
 // Size is the length in bytes of a scalar, a point and a product.
 const Size = 32
 
 // Lanes is the largest number of products that are computed together.
-const Lanes = 8
+const Lanes = level.Lanes
 
 // Level is a way to compute.
-type Level uint8
+type Level = level.Level
 
 // The levels, worst first.
 const (
-	ADX  Level = iota // MULX and two carry chains, one product at a time
-	IFMA              // AVX-512 IFMA, eight products at a time
+	ADX  = level.ADX  // MULX and two carry chains, one product at a time
+	IFMA = level.IFMA // AVX-512 IFMA, eight products at a time
 )
-
-// String returns the level's name, as package accel has it.
-func (l Level) String() string { return l.feature().String() }
-
-func (l Level) feature() accel.Feature {
-	if l == IFMA {
-		return accel.IFMA
-	}
-	return accel.ADX
-}
-
-// Lanes is how many products the level computes best at a time.
-func (l Level) Lanes() int {
-	if l == IFMA {
-		return Lanes
-	}
-	return 1
-}
 
 // Levels lists the levels that this build has and the CPU can run, best first;
 // none where only crypto/ecdh is left.
 func Levels() []Level {
-	var all []Level
-	for _, l := range []Level{IFMA, ADX} {
-		if haveAssembly && accel.Detect().Has(l.feature()) {
-			all = append(all, l)
-		}
+	if !haveAssembly {
+		return nil
 	}
-	return all
+	return level.Found()
 }
