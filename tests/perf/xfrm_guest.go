@@ -110,9 +110,9 @@ func column(table [][]float64, i int) (out []float64) {
 // its own.
 const installPairs = 400
 
-// installRounds is how often either side does it at a time; the fastest counts,
+// installRounds is how often either side does it at a time; the faster counts,
 // which nothing else on the machine has slowed.
-const installRounds = 3
+const installRounds = 2
 
 // installRate compares how fast pairs are installed: by ours as a Quick Mode
 // does it, one after the other, with an SPI that the kernel is asked for, and
@@ -165,7 +165,7 @@ func installRate(o options) (Row, error) {
 	return pairs(o.pairs, false, ours, peer)
 }
 
-// fastest is the best of a few rounds.
+// fastest is the best of the rounds.
 func fastest(round func() (float64, error)) (best float64, err error) {
 	for range installRounds {
 		rate, err := round()
