@@ -152,6 +152,7 @@ func up() ike.IKEInfo {
 					RemoteTS: sa.PrefixSelector(netip.MustParsePrefix("10.2.0.0/24"))},
 				ID: 4, Suite: sa.Suite{Protocol: sa.ESP, Encryption: sa.AESGCM16, KeyBits: 128, ESN: true}, Encap: true,
 				In: sa.SA{SPI: 0x00877b04}, Out: sa.SA{SPI: 0xb033b3f3},
+				Lane: 1, Lanes: 3,
 			},
 			Placement: sa.Placement{Kind: sa.Userspace, Device: "quicksand0", Detail: "the one engine allowed"},
 			Installed: now.Add(-36 * time.Second), Rekey: now.Add(time.Hour), Expire: now.Add(2 * time.Hour),
@@ -311,7 +312,7 @@ func TestControl(t *testing.T) {
 			"  remote '203.0.113.1' @ 203.0.113.1[4500], behind a NAT\n" +
 			"  AES_CBC-256/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/MODP_2048\n" +
 			"  established 35s ago, rekeying in 14400s\n" +
-			"  net: #4, reqid 1, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16-128/MODP_2048/ESN\n" +
+			"  net: #4, reqid 1, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16-128/MODP_2048/ESN, pair 2 of 3\n" +
 			"    placed userspace on quicksand0: the one engine allowed\n" +
 			"    installed 35s ago, rekeying in 3600s, expires in 7200s\n" +
 			"    in  00877b04,    168 bytes,     2 packets,     0s ago\n" +

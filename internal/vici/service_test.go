@@ -70,6 +70,14 @@ func TestRender(t *testing.T) {
 	if got := dump(m); got != wantChild {
 		t.Errorf("a child SA is\n%s\nwant\n%s", got, wantChild)
 	}
+	pair := *c.Pair
+	pair.Lane, pair.Lanes = 1, 3
+	c.Pair = &pair
+	m = &Message{}
+	renderChild(m, &c, sa.Counters{}, sa.Counters{}, now)
+	if got := dump(m); !strings.Contains(got, "spi-out=b033b3f3 lane=1 lanes=3 encr-alg") {
+		t.Errorf("one of parallel pairs is\n%s", got)
+	}
 }
 
 // TestRenderCorners has SAs that leave things out.
