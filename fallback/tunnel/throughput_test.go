@@ -19,9 +19,6 @@ type iperf struct {
 		SumReceived struct {
 			BitsPerSecond float64 `json:"bits_per_second"`
 		} `json:"sum_received"`
-		Sum struct {
-			Packets uint64 // of UDP, sent
-		} `json:"sum"`
 	}
 }
 
@@ -38,6 +35,17 @@ func gbits(t testing.TB, a, b *site, to, args string) float64 {
 // runIperf runs iperf3 from a to b.
 func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 	t.Helper()
+	defer serveIperf(t, b)()
+	out := sh(t, "timeout 30 ip netns exec %s iperf3 -J -c %s %s", a.ns, to, args)
+	if err := json.Unmarshal([]byte(out), &result); err != nil {
+		t.Fatalf("iperf3: %v\n%s", err, out)
+	}
+	return result
+}
+
+// serveIperf starts iperf3's end at b for one run.
+func serveIperf(t testing.TB, b *site) (stop func()) {
+	t.Helper()
 	server := exec.Command("ip", "netns", "exec", b.ns, "iperf3", "-s", "-1", "--forceflush")
 	stdout, err := server.StdoutPipe()
 	if err != nil {
@@ -46,12 +54,13 @@ func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { server.Process.Kill(); server.Wait() }()
+	stop = func() { server.Process.Kill(); server.Wait() }
 	buf := make([]byte, 4096)
 	for text := ""; !strings.Contains(text, "listening"); {
 		n, err := stdout.Read(buf)
 		text += string(buf[:n])
 		if err != nil {
+			stop()
 			t.Fatalf("iperf3: %v\n%s", err, text)
 		}
 	}
@@ -62,11 +71,7 @@ func runIperf(t testing.TB, a, b *site, to, args string) (result iperf) {
 			}
 		}
 	}()
-	out := sh(t, "timeout 30 ip netns exec %s iperf3 -J -c %s %s", a.ns, to, args)
-	if err := json.Unmarshal([]byte(out), &result); err != nil {
-		t.Fatalf("iperf3: %v\n%s", err, out)
-	}
-	return result
+	return stop
 }
 
 // cpu returns the CPU time that the site's helper has used, in seconds.

@@ -22,7 +22,11 @@ var dhGroups = []struct {
 	{dh.MODP2048, "ffdh2048"},
 	{dh.MODP3072, "ffdh3072"},
 	{dh.MODP4096, "ffdh4096"},
+	{dh.MODP6144, "ffdh6144"},
+	{dh.MODP8192, "ffdh8192"},
 	{dh.ECP256, "ecdhp256"},
+	{dh.ECP384, "ecdhp384"},
+	{dh.ECP521, "ecdhp521"},
 	{dh.Curve25519, "ecdhx25519"},
 }
 
