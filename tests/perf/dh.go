@@ -140,7 +140,7 @@ func bareRate(e *dh.Engine, r dh.Request, d time.Duration) (float64, error) {
 // opensslRate returns the operations a second that "openssl speed" measures.
 func opensslRate(algorithm string, d time.Duration) (float64, error) {
 	seconds := max(1, int(d.Round(time.Second)/time.Second))
-	out, err := exec.Command("openssl", "speed", "-mr", "-seconds", strconv.Itoa(seconds), algorithm).Output()
+	out, err := exec.Command("openssl", "speed", "-mr", "-elapsed", "-seconds", strconv.Itoa(seconds), algorithm).Output()
 	if err != nil {
 		return 0, fmt.Errorf("openssl speed %s: %w", algorithm, err)
 	}
