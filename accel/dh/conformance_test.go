@@ -240,7 +240,7 @@ func TestExponentLength(t *testing.T) {
 	for g := range primes {
 		m := groups[g].best().(*modp)
 		for _, fill := range []byte{0x00, 0xff, 0x5a} {
-			x, err := m.exponent(readerFunc(func(p []byte) (int, error) {
+			x, err := m.draw(readerFunc(func(p []byte) (int, error) {
 				for i := range p {
 					p[i] = fill
 				}

@@ -20,37 +20,9 @@ func (l ladder25519) lanes() int { return l.level.Lanes() }
 // compute makes fresh keys' public values and the secrets at once: neither needs
 // the other.
 func (l ladder25519) compute(random io.Reader, batch []*Request, out []Result) {
-	jobs := newOperands(2 * len(batch))
-	for i, r := range batch {
-		out[i] = Result{}
-		if r.Peer != nil && len(r.Peer) != x25519.Size {
-			out[i].Err = fmt.Errorf("%w: %d bytes, want %d", ErrPublic, len(r.Peer), x25519.Size)
-			continue
-		}
-		key := r.Private
-		if key == nil {
-			x := make([]byte, x25519.Size)
-			if _, err := io.ReadFull(random, x); err != nil {
-				clear(x)
-				out[i].Err = fmt.Errorf("draw private scalar: %w", err)
-				continue
-			}
-			key = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, x25519.Size)}
-			jobs.add(key.public, clone(x), nil)
-		}
-		out[i].Private = key
-		if r.Peer == nil {
-			continue
-		}
-		x, err := key.copyExponent()
-		if err != nil {
-			out[i] = Result{Err: err}
-			continue
-		}
-		out[i].Shared = make([]byte, x25519.Size)
-		jobs.add(out[i].Shared, x, r.Peer)
-	}
-	l.run(jobs)
+	fresh, secrets := gather(l, random, batch, out)
+	l.run(fresh.with(secrets))
+	secrets.wipe()
 	for i, r := range batch {
 		if out[i].Err == nil && r.Peer != nil && allZero(out[i].Shared) {
 			if r.Private == nil {
@@ -58,10 +30,27 @@ func (l ladder25519) compute(random io.Reader, batch []*Request, out []Result) {
 			}
 			out[i] = Result{Err: fmt.Errorf("%w: of low order", ErrPublic)}
 		}
-		if out[i].Err == nil {
-			out[i].Public = clone(out[i].Private.public)
-		}
 	}
+	tellPublic(out)
+}
+
+func (l ladder25519) lengths() (public, shared int) { return x25519.Size, x25519.Size }
+
+func (l ladder25519) check(peer []byte) error {
+	if len(peer) != x25519.Size {
+		return fmt.Errorf("%w: %d bytes, want %d", ErrPublic, len(peer), x25519.Size)
+	}
+	return nil
+}
+
+// draw draws a scalar, which any 32 bytes are.
+func (l ladder25519) draw(random io.Reader) ([]byte, error) {
+	x := make([]byte, x25519.Size)
+	if _, err := io.ReadFull(random, x); err != nil {
+		clear(x)
+		return nil, fmt.Errorf("draw private scalar: %w", err)
+	}
+	return x, nil
 }
 
 // key makes a key pair of a scalar, which it keeps.
@@ -74,13 +63,12 @@ func (l ladder25519) key(g Group, x []byte) (*PrivateKey, error) {
 	return k, nil
 }
 
-// run computes and overwrites the scalars, which are copies.
+// run computes as many at a time as there are lanes.
 func (l ladder25519) run(jobs *operands) {
 	for i := 0; i < len(jobs.out); i += x25519.Lanes {
 		end := min(i+x25519.Lanes, len(jobs.out))
 		x25519.Multiply(l.level, jobs.out[i:end], jobs.secrets[i:end], jobs.bases[i:end])
 	}
-	jobs.wipe()
 }
 
 // allZero does not branch on what it looks at before the end.

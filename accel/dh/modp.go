@@ -44,44 +44,14 @@ func (m *modp) lanes() int { return m.modulus.Lanes() }
 // compute makes the key pairs first, then the secrets. It looks at the peers'
 // values before that: a bad one must not cost an exponentiation.
 func (m *modp) compute(random io.Reader, batch []*Request, out []Result) {
-	fresh, secrets := newOperands(len(batch)), newOperands(len(batch))
-	for i, r := range batch {
-		out[i] = Result{}
-		if r.Peer != nil {
-			if out[i].Err = m.check(r.Peer); out[i].Err != nil {
-				continue
-			}
-		}
-		if r.Private == nil {
-			var x []byte
-			if x, out[i].Err = m.exponent(random); out[i].Err != nil {
-				continue
-			}
-			out[i].Private = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, m.modulus.Size())}
-			fresh.add(out[i].Private.public, x, nil)
-		} else {
-			out[i].Private = r.Private
-		}
-		if r.Peer == nil {
-			continue
-		}
-		x, err := out[i].Private.copyExponent()
-		if err != nil {
-			out[i] = Result{Err: err}
-			continue
-		}
-		out[i].Shared = make([]byte, m.modulus.Size())
-		secrets.add(out[i].Shared, x, r.Peer)
-	}
+	fresh, secrets := gather(m, random, batch, out)
 	m.modulus.PowerOfTwo(fresh.out, fresh.secrets)
 	m.modulus.Power(secrets.out, secrets.bases, secrets.secrets)
 	secrets.wipe()
-	for i := range out {
-		if out[i].Err == nil {
-			out[i].Public = clone(out[i].Private.public)
-		}
-	}
+	tellPublic(out)
 }
+
+func (m *modp) lengths() (public, shared int) { return m.modulus.Size(), m.modulus.Size() }
 
 // key makes a key pair of an exponent, which it keeps.
 func (m *modp) key(g Group, x []byte) (*PrivateKey, error) {
@@ -90,10 +60,10 @@ func (m *modp) key(g Group, x []byte) (*PrivateKey, error) {
 	return &PrivateKey{group: g, exponent: x, public: public}, nil
 }
 
-// exponent draws a private exponent. Its top bit is always set, so that every
+// draw draws a private exponent. Its top bit is always set, so that every
 // exponent has the group's full length and none is small; one bit less of it is
 // random, which the lengths allow for.
-func (m *modp) exponent(random io.Reader) ([]byte, error) {
+func (m *modp) draw(random io.Reader) ([]byte, error) {
 	x := make([]byte, (m.bits+7)/8)
 	if _, err := io.ReadFull(random, x); err != nil {
 		clear(x)

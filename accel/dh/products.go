@@ -34,36 +34,15 @@ func productsP521(c *curve) products {
 
 func (w products) lanes() int { return w.width }
 
+func (w products) lengths() (public, shared int) { return 2 * w.size, w.size }
+
+func (w products) check(peer []byte) error {
+	_, err := w.public(peer)
+	return err
+}
+
 func (w products) compute(random io.Reader, batch []*Request, out []Result) {
-	fresh, secrets := newOperands(len(batch)), newOperands(len(batch))
-	for i, r := range batch {
-		out[i] = Result{}
-		if r.Peer != nil {
-			if _, out[i].Err = w.public(r.Peer); out[i].Err != nil {
-				continue
-			}
-		}
-		key := r.Private
-		if key == nil {
-			var x []byte
-			if x, out[i].Err = w.draw(random); out[i].Err != nil {
-				continue
-			}
-			key = &PrivateKey{group: r.Group, exponent: x, public: make([]byte, 2*w.size)}
-			fresh.add(key.public, x, nil)
-		}
-		out[i].Private = key
-		if r.Peer == nil {
-			continue
-		}
-		x, err := key.copyExponent()
-		if err != nil {
-			out[i] = Result{Err: err}
-			continue
-		}
-		out[i].Shared = make([]byte, w.size)
-		secrets.add(out[i].Shared, x, r.Peer)
-	}
+	fresh, secrets := gather(w, random, batch, out)
 	if len(fresh.out) > 0 {
 		w.multiplyBase(fresh.out, fresh.secrets)
 	}
@@ -71,11 +50,7 @@ func (w products) compute(random io.Reader, batch []*Request, out []Result) {
 		w.multiply(secrets.out, secrets.secrets, secrets.bases)
 	}
 	secrets.wipe()
-	for i := range out {
-		if out[i].Err == nil {
-			out[i].Public = clone(out[i].Private.public)
-		}
-	}
+	tellPublic(out)
 }
 
 // draw draws a scalar above 0 and below the curve's order.
