@@ -193,20 +193,7 @@ func (k *fakeKernel) Receive() ([]netlink.Message, error) {
 	return out, nil
 }
 
-func (k *fakeKernel) ReceiveIter() iter.Seq2[netlink.Message, error] {
-	return func(yield func(netlink.Message, error) bool) {
-		ms, err := k.Receive()
-		if err != nil {
-			yield(netlink.Message{}, err)
-			return
-		}
-		for _, m := range ms {
-			if !yield(m, nil) {
-				return
-			}
-		}
-	}
-}
+func (k *fakeKernel) ReceiveIter() iter.Seq2[netlink.Message, error] { return each(k.Receive) }
 
 // took returns what was asked of the kernel since the last time.
 func (k *fakeKernel) took() []netlink.HeaderType {

@@ -110,9 +110,12 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 }
 
 // ReceiveIter implements netlink.Socket.
-func (s *socket) ReceiveIter() iter.Seq2[netlink.Message, error] {
+func (s *socket) ReceiveIter() iter.Seq2[netlink.Message, error] { return each(s.Receive) }
+
+// each yields what one call receives.
+func each(receive func() ([]netlink.Message, error)) iter.Seq2[netlink.Message, error] {
 	return func(yield func(netlink.Message, error) bool) {
-		ms, err := s.Receive()
+		ms, err := receive()
 		if err != nil {
 			yield(netlink.Message{}, err)
 			return

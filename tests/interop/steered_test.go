@@ -207,35 +207,6 @@ func TestSteeredOccupied(t *testing.T) {
 	pingBoth(t, d, "10.1.0.1", "10.2.0.1", d.s)
 }
 
-// TestSteeredVLAN has the ends on a VLAN of the devices that are steered.
-func TestSteeredVLAN(t *testing.T) {
-	n := harness.ForTest(t)
-	a, b, err := n.Sites(1)
-	ok(t, err)
-	for i, h := range []*harness.Host{a, b} {
-		for _, args := range []string{
-			"link add link " + h.Uplink() + " name v7 type vlan id 7",
-			fmt.Sprintf("addr add 10.77.0.%d/24 dev v7", i+1),
-			"link set v7 up",
-		} {
-			out, err := h.Run("ip", strings.Fields(args)...)
-			if strings.Contains(out, "Unknown device type") {
-				t.Skip("the kernel has no VLAN devices (8021q)")
-			}
-			ok(t, err)
-		}
-	}
-	d := steeredDuo(t, n, a, b, false)
-	c := conn(child("net", 0, "aes128gcm16"))
-	c.LocalAddr, c.RemoteAddr = "10.77.0.1", "10.77.0.2"
-	d.load(t, config(c))
-	q, _ := d.bringUp(t, role{"initiator", d.q, d.s}, "net")
-	if !strings.Contains(q.Detail, "AF_XDP") {
-		t.Errorf("placement %q", q.Detail)
-	}
-	pingBoth(t, d, "10.1.0.1", "10.2.0.1", d.q, d.s)
-}
-
 // TestSteeredRekey renegotiates under load, with the peers of both kinds.
 func TestSteeredRekey(t *testing.T) {
 	for _, swan := range []bool{false, true} {
