@@ -52,12 +52,9 @@ func ip(t *testing.T, format string, args ...any) {
 	}
 }
 
-// TestKernelMove moves an SA between workers while the kernel's own driver
-// steers its packets to them: none is lost and none is overtaken.
-func TestKernelMove(t *testing.T) {
-	if !inNamespace(t) {
-		return
-	}
+// steerVeth makes a pair of devices, fake0 and far0, and steers the first.
+func steerVeth(t *testing.T) *Wire {
+	t.Helper()
 	ip(t, "link add fake0 type veth peer name far0")
 	ip(t, "link set fake0 up")
 	ip(t, "link set far0 up")
@@ -65,6 +62,16 @@ func TestKernelMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w
+}
+
+// TestKernelMove moves an SA between workers while the kernel's own driver
+// steers its packets to them: none is lost and none is overtaken.
+func TestKernelMove(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	w := steerVeth(t)
 	defer w.Close()
 	if s := w.Status(); !s.Devices[0].Attached {
 		t.Fatalf("not attached: %s", s.Devices[0].Why)
@@ -131,13 +138,7 @@ func TestKernelDropsStale(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	ip(t, "link add fake0 type veth peer name far0")
-	ip(t, "link set fake0 up")
-	ip(t, "link set far0 up")
-	w, err := New(Options{Devices: []string{"fake0"}, Workers: 2, Sockets: newFloor(), Ports: [2]uint16{500, 4500}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := steerVeth(t)
 	device := tun.NewMemory(1<<16, 1)
 	plane, err := tunnel.New(tunnel.Options{TUN: device, Wire: w})
 	if err != nil {

@@ -123,11 +123,10 @@ func (d *Daemon) install(p *sa.Pair) (sa.Placement, error) {
 
 // moved logs that a pair runs otherwise than it did.
 func (d *Daemon) moved(ev *sa.Event) {
-	at := d.place.pairs[ev.Pair]
+	at := d.place.moved(ev)
 	if at == nil {
 		return
 	}
-	d.place.moved(ev)
 	d.say(slog.LevelInfo, "KNL", fmt.Sprintf("child %s{%d} now runs as %s", at.pair.Child, ev.Pair, describe(ev.Placement)),
 		connAttr(at.pair.Conn))
 }

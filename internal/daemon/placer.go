@@ -258,12 +258,15 @@ func (pl *placer) update(p *sa.Pair) error {
 }
 
 // moved notes that the pair of an event runs otherwise, and has the event say
-// all that a placement says.
-func (pl *placer) moved(ev *sa.Event) {
-	if at := pl.pairs[ev.Pair]; at != nil {
+// all that a placement says. It returns nil where the pair is not installed any
+// more.
+func (pl *placer) moved(ev *sa.Event) *placed {
+	at := pl.pairs[ev.Pair]
+	if at != nil {
 		ev.Placement.Detail = at.why.after(ev.Placement.Detail)
 		at.placement = ev.Placement
 	}
+	return at
 }
 
 // remove takes a pair out, where it is installed, and wipes its keys.
